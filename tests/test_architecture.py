@@ -59,7 +59,7 @@ def unit(name: str) -> str | None:
     first = rest.partition(".")[0]
     if root != "sota_dqn":
         return None
-    return first if (PACKAGE / first).is_dir() or (PACKAGE / f"{first}.py").is_file() else "__init__"
+    return first if first and ((PACKAGE / first).is_dir() or (PACKAGE / f"{first}.py").is_file()) else "__init__"
 
 
 def parse(source: str) -> ast.AST:
