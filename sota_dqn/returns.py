@@ -1,0 +1,146 @@
+"""Returns over a window of rows, and the bounds on an action's value that follow from them.
+
+Every function takes a window of stored rows (`Steps`, `[B, T, ...]`) or numbers made from one, and gives one number
+or one row of numbers per window. To add one, write a function of such a window; `partial_returns` shows how a
+window's rows are told apart: a row counts if it is valid and every row before it is valid and did not terminate.
+"""
+
+import numpy as np
+from keras import ops
+
+from sota_dqn.types import recorded
+
+__all__ = ["Bounds", "lower_bound", "n_step", "partial_returns", "upper_bound"]
+
+
+def partial_returns(window, discount):
+    """Returns the discounted return of every horizon `h = 0 ... T`, cut where the episode ends.
+
+    `G_h = sum_{i<m} gamma^i r_{t+i}`, where `m = min(h, steps to the end of the episode)`. The episode ends after a
+    row that terminated, whatever follows it (a lost life ends a return while the game goes on), and before a row that
+    is not valid, the final observation of an episode that did not terminate: there the return bootstraps.
+
+    Args:
+        window: `Steps` with fields `[B, T + 1, ...]` from the drawn row on. The last row is only bootstrapped from.
+        discount: gamma, in [0, 1].
+
+    Returns:
+        The returns `[B, T + 1]`; what the value of the state after them is multiplied with, gamma^m or 0 after a
+        termination `[B, T + 1]`; and the steps that they count, `m`, `[B, T + 1]` int32. That state is the
+        observation at row `t + m`.
+    """
+    num_steps = window.reward.shape[1] - 1
+    before = np.arange(num_steps)[:, None] < np.arange(num_steps + 1)  # [T, T + 1], row i is among the first h
+    powers = ops.power(ops.cast(discount, "float32"), ops.arange(num_steps, dtype="float32"))
+
+    valid = ops.cast(window.valid[:, :-1], "float32")  # [B, T]
+    goes_on = 1.0 - ops.cast(window.terminated[:, :-1], "float32")
+    counted = valid * _product(before[:, :-1], valid * goes_on)  # [B, T]
+
+    returns = _sum(before, counted * powers * window.reward[:, :-1])  # [B, T + 1]
+    discounts = _product(before, 1.0 - counted + counted * goes_on * discount)
+    lengths = ops.cast(_sum(before, counted), "int32")
+    return returns, discounts, lengths
+
+
+def n_step(window, n, discount):
+    """Returns the n-step return, its discount and its length, column `n` of `partial_returns`.
+
+    The target is `y = G + d * value(s_{t+m})`, after Sutton and Barto; no correction for off-policy actions.
+
+    Args:
+        window: `Steps` with fields `[B, T + 1, ...]`, `T` at least `n`.
+        n: Steps of reward, at least 1.
+        discount: gamma, in [0, 1].
+
+    Returns:
+        `G` `[B]`, `d` `[B]` (gamma^m, or 0 after a termination) and `m` `[B]` int32, at most `n`.
+    """
+    rows = window._replace(**{field: getattr(window, field)[:, : n + 1] for field in ("reward", "terminated", "valid")})
+    returns, discounts, lengths = partial_returns(rows, discount)
+    return returns[:, n], discounts[:, n], lengths[:, n]
+
+
+@recorded
+class Bounds:
+    """Which bounds on the value of a stored action are computed (after He, Liu, Schwing and Peng, 2017).
+
+    Args:
+        horizons: K. The lower bounds come from the returns of 2 to K + 1 steps, the upper bounds from the states 2 to
+            K + 1 steps before. At least 1; the default is that of a third-party code of the paper.
+        upper: Whether upper bounds are computed too.
+        return_to_go: Whether the full return of an episode that terminated is a lower bound too.
+    """
+
+    def __init__(self, horizons=4, *, upper=False, return_to_go=False):
+        if isinstance(horizons, bool) or not isinstance(horizons, (int, np.integer)):
+            raise TypeError(f"Argument `horizons` must be an integer. Received: horizons={horizons!r}")
+        if horizons < 1:
+            raise ValueError(f"Argument `horizons` must be at least 1. Received: horizons={horizons}")
+        self.horizons = int(horizons)
+        self.upper = bool(upper)
+        self.return_to_go = bool(return_to_go)
+
+
+def lower_bound(returns, discounts, values, return_to_go=None):
+    """Returns the tightest lower bound `L_max = max_k (G_k + d_k max_a Q-(s_k, a))`.
+
+    After He, Liu, Schwing and Peng, 2017, "Learning to play in a day". With
+    `L_k = sum_{i=0}^{k} gamma^i r_{t+i} + gamma^(k+1) max_a Q-(s_{t+k+1}, a)` for k = 1 ... K, a bound holds the
+    return of k + 1 steps: columns 2 ... K + 1 of `partial_returns`. Past a termination it is the plain return; at a
+    time limit it bootstraps from the final observation, as a return that is cut off there bounds nothing where rewards
+    can be negative. An episode that ends sooner gives the bound of the steps that it has.
+
+    Args:
+        returns: `[B, K]`, `G_k`.
+        discounts: `[B, K]`, `d_k`.
+        values: `[B, K]`, the target model's value of the states after those returns.
+        return_to_go: `[B]`, the return until the episode's end, -inf where it has not terminated; None for no such
+            bound.
+
+    Returns:
+        `[B]`.
+    """
+    bound = ops.max(returns + discounts * values, axis=-1)
+    return bound if return_to_go is None else ops.maximum(bound, return_to_go)
+
+
+def upper_bound(past, connected, values, discount):
+    """Returns the tightest upper bound `U_min`, from the actions taken before.
+
+    After He, Liu, Schwing and Peng, 2017: the least, over k = 1 ... K, of
+    `U_k = gamma^-(k+1) [Q-(s_{t-k-1}, a_{t-k-1}) - sum_{i=0}^{k} gamma^i r_{t-k-1+i}]`.
+
+    Args:
+        past: `Steps` with fields `[B, P, ...]`, the `P = K + 1` rows before the drawn one, oldest first.
+        connected: `[B, P]`, 1 where that row belongs to the drawn row's episode.
+        values: `[B, K]`, the target model's value of the action taken at `past` rows 0 ... K - 1, which are the rows
+            t - K - 1 ... t - 2.
+        discount: gamma, in (0, 1].
+
+    Returns:
+        `[B]`, +inf where no row that is connected lies far enough back. A row that terminated cuts the connection too.
+    """
+    num_past = past.reward.shape[1]
+    after = np.arange(num_past)[:, None] >= np.arange(
+        num_past - 1
+    )  # [P, K], row j lies between row p and the drawn one
+    # U = gamma^-(P-p) Q- - sum_{j>=p} gamma^-(P-j) r_j: each row has one factor, whatever the horizon.
+    factors = ops.power(ops.cast(discount, "float32"), ops.arange(-num_past, 0, dtype="float32"))  # [P]
+    bounds = factors[:-1] * values - _sum(after, factors * past.reward)  # [B, K]
+    goes_on = _product(after, 1.0 - ops.cast(past.terminated, "float32"))
+    return ops.min(ops.where(connected[:, :-1] * goes_on > 0, bounds, float("inf")), axis=-1)
+
+
+# Products and sums over masked rows, rather than a cumulative operation per field or a matrix product: XLA fuses
+# them, and a GPU's matrix product would round the rewards.
+
+
+def _sum(mask, x):
+    """Returns `sum_i x_i` over the rows i where `mask[i, h]`: `[T, H], [B, T] -> [B, H]`."""
+    return ops.sum(ops.where(mask, x[:, :, None], 0.0), axis=1)
+
+
+def _product(mask, x):
+    """Returns `prod_i x_i` over the rows i where `mask[i, h]`: `[T, H], [B, T] -> [B, H]`."""
+    return ops.prod(ops.where(mask, x[:, :, None], 1.0), axis=1)

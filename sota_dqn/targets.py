@@ -1,0 +1,95 @@
+"""Targets: functions `NextState -> [B]`, the value of the state in which an n-step return bootstraps.
+
+The learner regresses to `y = G + d * target(next_state)`, where `G` is the n-step return and `d` is gamma^m, or 0
+after a termination. To add a target, write a function of a `NextState`; if it has settings, a function that returns
+one, decorated with `recorded` so that a checkpoint can name it. A trainer without a target model passes the model's
+own values as `target_values`, so every target works without one.
+"""
+
+import numbers
+
+from keras import ops
+
+from sota_dqn.types import recorded
+
+__all__ = ["double", "expected_sarsa", "maximum", "mellowmax", "value_of"]
+
+
+def value_of(values, action):
+    """Returns the value of the action taken, `values[..., action]`.
+
+    Args:
+        values: `[..., A]`.
+        action: `[...]` int32.
+
+    Returns:
+        `[...]` float32.
+    """
+    return ops.sum(values * ops.one_hot(action, values.shape[-1], dtype="float32"), axis=-1)
+
+
+def maximum(next_state):
+    """Returns `max_a Q-(s', a)`, the target of DQN (after Mnih et al., 2015)."""
+    return ops.max(next_state.target_values, axis=-1)
+
+
+def double(next_state):
+    """Returns `Q-(s', argmax_a Q(s', a))`: the model chooses, the target model judges.
+
+    Double DQN, after van Hasselt, Guez and Silver, 2016. Without a target model it equals `maximum`.
+    """
+    return value_of(next_state.target_values, ops.argmax(next_state.values, axis=-1))
+
+
+@recorded
+def mellowmax(omega):
+    """Returns the target `mm(x) = log(mean_a exp(omega x_a)) / omega` with `x = Q-(s', .)`.
+
+    DeepMellow, after Kim, Asadi, Littman and Konidaris, 2019, who use it without a target model. It grows with
+    `omega`, from the mean of the values near 0 to their maximum.
+
+    Args:
+        omega: Above 0, in one over the unit of the values. The authors took 1, 2 or 5 for classic control and 30 for
+            Seaquest.
+    """
+    if not isinstance(omega, numbers.Real):
+        raise TypeError(f"Argument `omega` must be a number. Received: omega={omega!r}")
+    if not 0 < omega < float("inf"):
+        raise ValueError(f"Argument `omega` must be finite and above 0. Received: omega={omega}")
+
+    def target(next_state):
+        values = next_state.target_values
+        best = ops.max(values, axis=-1, keepdims=True)
+        # mean(exp(x)) - 1 and log(1 + x) as one function each: a small omega keeps its digits, a large one does not
+        # overflow.
+        excess = ops.mean(ops.expm1(omega * (values - best)), axis=-1)
+        return best[..., 0] + ops.log1p(excess) / omega
+
+    return target
+
+
+@recorded
+def expected_sarsa(epsilon):
+    """Returns the target `sum_a pi(a | s') Q-(s', a)`, `pi` epsilon-greedy in the model's values.
+
+    `(1 - epsilon) Q-(s', argmax_a Q(s', a)) + epsilon mean_a Q-(s', a)`, after van Seijen, van Hasselt, Whiteson and
+    Wiering, 2009. The greedy action is the model's, as it is for the policy that acts, and the target model judges
+    all of them, so that `expected_sarsa(0)` is `double`.
+
+    Args:
+        epsilon: A number in [0, 1], or a schedule that is asked at `next_state.step`.
+    """
+    if not callable(epsilon):
+        if not isinstance(epsilon, numbers.Real):
+            raise TypeError(
+                f"Argument `epsilon` must be a number or a function of the step. Received: epsilon={epsilon!r}"
+            )
+        if not 0 <= epsilon <= 1:
+            raise ValueError(f"Argument `epsilon` must be in [0, 1]. Received: epsilon={epsilon}")
+
+    def target(next_state):
+        probability = epsilon(next_state.step) if callable(epsilon) else epsilon
+        mean = ops.mean(next_state.target_values, axis=-1)
+        return (1.0 - probability) * double(next_state) + probability * mean
+
+    return target
