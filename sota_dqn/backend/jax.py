@@ -1,0 +1,127 @@
+"""JAX: variable values threaded through `keras.StatelessScope`, so that stateful Keras code compiles as a pure function."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import keras
+
+
+class Program:
+    """Variables, and the functions over them that are compiled.
+
+    Args:
+        reads: The `keras.Variable`s that the functions only read.
+        writes: Those that they may assign. Their old values are donated: whoever holds one outside loses it.
+        plan: A `Plan`.
+    """
+
+    def __init__(self, reads, writes, plan):
+        written = {id(variable) for variable in writes}
+        self.reads = [variable for variable in reads if id(variable) not in written]
+        self.writes = list(writes)
+        self.plan = plan
+
+    def compile(self, function):
+        """Returns `function` compiled: it takes arrays, may assign `writes`, and returns a structure of arrays."""
+
+        def pure(written, read, arguments):
+            mapping = [*zip(self.writes, written, strict=True), *zip(self.reads, read, strict=True)]
+            with keras.StatelessScope(mapping) as scope:
+                outputs = function(*arguments)
+            for variable, value in zip(self.reads, read, strict=True):
+                if scope.get_current_value(variable) is not value:
+                    raise RuntimeError(f"A program assigned a variable that it may only read. Received: {variable.path}")
+            return outputs, [scope.get_current_value(variable) for variable in self.writes]
+
+        on_cpu = device_kind() == "cpu"
+        options = {"xla_cpu_multi_thread_eigen": self.plan.threads} if on_cpu else None
+        compiled = jax.jit(pure, donate_argnums=0, compiler_options=options)
+
+        def call(*arguments):
+            written = [variable.value for variable in self.writes]
+            read = [variable.value for variable in self.reads]
+            outputs, values = compiled(written, read, arguments)
+            for variable, value in zip(self.writes, values, strict=True):
+                variable.assign(value)
+            return outputs
+
+        call.compilations = compiled._cache_size  # how often it has been compiled so far
+        return call
+
+    def repeat(self, function, inputs, names):
+        """Calls `function(*inputs[i])`, which returns a float32 scalar for each of `names`, for every i along the first axis.
+
+        Returns:
+            A dict of each name's values, `[times]`.
+        """
+        if not self.plan.fused:
+            times = jax.tree.leaves(inputs)[0].shape[0]
+            outputs = [function(*jax.tree.map(lambda x, i=i: x[i], inputs)) for i in range(times)]
+            return {name: jnp.stack([output[name] for output in outputs]) for name in names}
+
+        def body(written, inputs_i):
+            with keras.StatelessScope(self._mapping(self.writes, written)) as scope:
+                outputs = function(*inputs_i)
+            values = [scope.get_current_value(variable) for variable in self.writes]
+            return values, {name: outputs[name] for name in names}
+
+        values, outputs = jax.lax.scan(body, [variable.value for variable in self.writes], inputs)
+        for variable, value in zip(self.writes, values, strict=True):
+            variable.assign(value)
+        return outputs
+
+    def value_and_grad(self, function, variables):
+        """Returns `((loss, auxiliary), gradients)` of `function() -> (loss, auxiliary)` over `variables`."""
+        trained = {id(variable) for variable in variables}
+        others = [variable for variable in self.writes if id(variable) not in trained]
+
+        def loss_of(values):
+            with keras.StatelessScope(self._mapping(variables, values)) as scope:
+                loss, auxiliary = function()
+            return loss, (auxiliary, [scope.get_current_value(variable) for variable in others])
+
+        values = [variable.value for variable in variables]
+        (loss, (auxiliary, assigned)), gradients = jax.value_and_grad(loss_of, has_aux=True)(values)
+        for variable, value in zip(others, assigned, strict=True):
+            variable.assign(value)
+        return (loss, auxiliary), gradients
+
+    def _mapping(self, variables, values):
+        """The values of all variables as they are now, but for those given."""
+        now = [(variable, variable.value) for variable in [*self.reads, *self.writes]]
+        return [*now, *zip(variables, values, strict=True)]
+
+
+def read_rows(variable, rows):
+    """Returns `variable[rows]` along the first axis; `rows`: `[...]` int32."""
+    return jnp.take(variable.value, rows, axis=0, mode="clip")
+
+
+def write_rows(variable, rows, values):
+    """Assigns `variable[rows] = values` in place; `rows`: `[M]`, or `[M, 2]` for single elements of a matrix; int32."""
+    where = (rows[:, 0], rows[:, 1]) if rows.ndim == 2 else rows
+    variable.assign(variable.value.at[where].set(values))
+
+
+def device_kind():
+    """Returns `"cpu"` or `"gpu"`, whatever kind of accelerator it is."""
+    return "cpu" if jax.default_backend() == "cpu" else "gpu"
+
+
+def device_memory():
+    """Returns the free bytes of the accelerator, or None where it does not tell."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" not in statistics:
+        return None
+    return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+
+
+def wait(tensors):
+    """Returns once the tensors are computed."""
+    jax.block_until_ready(tensors)
+
+
+def asynchronous():
+    """A context in which calls of programs return before the device is done. JAX's always do."""
+    return contextlib.nullcontext()

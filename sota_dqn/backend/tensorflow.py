@@ -1,0 +1,102 @@
+"""TensorFlow: stateful Keras code inside `tf.function`, which XLA compiles where the plan says so."""
+
+import contextlib
+
+import tensorflow as tf
+
+
+class Program:
+    """Variables, and the functions over them that are compiled.
+
+    Args:
+        reads: The `keras.Variable`s that the functions only read.
+        writes: Those that they may assign.
+        plan: A `Plan`.
+    """
+
+    def __init__(self, reads, writes, plan):
+        self.reads = list(reads)
+        self.writes = list(writes)
+        self.plan = plan
+
+    def compile(self, function):
+        """Returns `function` compiled: it takes arrays, may assign `writes`, and returns a structure of arrays."""
+        compiled = tf.function(function, jit_compile=self.plan.xla, autograph=False)
+
+        def call(*arguments):
+            return compiled(*tf.nest.map_structure(tf.convert_to_tensor, arguments))
+
+        call.compilations = compiled.experimental_get_tracing_count  # how often it has been compiled so far
+        return call
+
+    def repeat(self, function, inputs, names):
+        """Calls `function(*inputs[i])`, which returns a float32 scalar for each of `names`, for every i along the first axis.
+
+        Returns:
+            A dict of each name's values, `[times]`.
+        """
+        times = tf.nest.flatten(inputs)[0].shape[0]
+
+        def call(i):
+            outputs = function(*tf.nest.map_structure(lambda x: tf.gather(x, i), inputs))
+            return [outputs[name] for name in names]
+
+        def body(i, arrays):
+            return i + 1, [array.write(i, value) for array, value in zip(arrays, call(i), strict=True)]
+
+        if self.plan.fused:
+            arrays = [tf.TensorArray("float32", times, element_shape=()) for _ in names]
+            _, arrays = tf.while_loop(lambda i, _: i < times, body, (tf.constant(0), arrays), maximum_iterations=times)
+            values = [array.stack() for array in arrays]
+        else:
+            values = [tf.stack(column) for column in zip(*[call(i) for i in range(times)], strict=True)]
+        return dict(zip(names, values, strict=True))
+
+    def value_and_grad(self, function, variables):
+        """Returns `((loss, auxiliary), gradients)` of `function() -> (loss, auxiliary)` over `variables`."""
+        values = [variable.value for variable in variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            loss, auxiliary = function()
+        gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return (loss, auxiliary), gradients
+
+
+def read_rows(variable, rows):
+    """Returns `variable[rows]` along the first axis; `rows`: `[...]` int32."""
+    return variable.value.sparse_read(rows)
+
+
+def write_rows(variable, rows, values):
+    """Assigns `variable[rows] = values` in place; `rows`: `[M]`, or `[M, 2]` for single elements of a matrix; int32."""
+    if len(rows.shape) == 2:
+        variable.value.scatter_nd_update(rows, values)
+    else:
+        variable.value.scatter_update(tf.IndexedSlices(values, rows))
+
+
+def device_kind():
+    """Returns `"cpu"` or `"gpu"`, whatever kind of accelerator it is."""
+    return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+
+
+def device_memory():
+    """Returns the free bytes of the accelerator; None, since TensorFlow does not tell."""
+    return None
+
+
+def wait(tensors):
+    """Returns once the tensors are computed."""
+    for tensor in tf.nest.flatten(tensors):
+        tensor.numpy()
+
+
+@contextlib.contextmanager
+def asynchronous():
+    """A context in which calls of programs return before the device is done. It holds for the whole process."""
+    before = tf.config.experimental.get_synchronous_execution()
+    tf.config.experimental.set_synchronous_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.set_synchronous_execution(before)

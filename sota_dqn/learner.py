@@ -1,0 +1,138 @@
+"""What turns stored rows into a better model: one compiled program for new rows, one for K updates in a row.
+
+`Learner` is abstract. An algorithm is a subclass with one method, `update`, that reads as the algorithm box of its paper.
+"""
+
+import abc
+
+import keras
+import numpy as np
+from keras import ops
+
+from sota_dqn import backend
+
+__all__ = ["Learner", "has_convolutions"]
+
+
+class Learner(abc.ABC):
+    """A model, its target model, its optimizer, and the replay that it learns from.
+
+    Args:
+        model: The user's Keras model, `[B, *O]` to `[B, A]`.
+        optimizer: A Keras optimizer.
+        replay: A built `Replay`.
+        target_update: In (0, 1): the part of the model that is blended into the target model after every update. An integer
+            from 1 on: the updates between two copies. None: there is no target model, the model's own values stand in.
+        batch_size: B, windows in one update.
+        updates_per_call: K, updates in one call of the compiled program.
+        random: The `numpy.random.Generator` that draws for the sampler.
+    """
+
+    metrics = ("loss", "q", "td_error")  # what `update` returns, float32 scalars
+
+    def __init__(self, model, optimizer, replay, *, target_update, batch_size, updates_per_call, random):
+        self.model = model
+        self.optimizer = optimizer
+        self.replay = replay
+        self.target_update = target_update
+        self.batch_size = batch_size
+        self.updates_per_call = updates_per_call
+        self.random = random
+        self.updates = 0
+        self.target_variables = []
+        if target_update is not None:
+            self.target_variables = [_copy(variable) for variable in model.variables]
+        if not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        trained = [*model.variables, *optimizer.variables, *self.target_variables]
+        written = {id(variable) for variable in [*trained, *replay.sampler.variables]}
+        stored = [variable for variable in replay.variables if id(variable) not in written]
+        self.program = backend.Program(
+            stored, [*trained, *replay.sampler.variables], backend.plan(convolutions=has_convolutions(model))
+        )
+        self._learn = self.program.compile(self._updates)
+        writing = backend.Program([], replay.variables, backend.Plan(xla=False, fused=True, threads=False))
+        self._add = writing.compile(replay.add)
+        self._set_returns = writing.compile(replay.set_returns)
+
+    @abc.abstractmethod
+    def update(self, uniform, step, number):
+        """Makes one update inside the compiled program.
+
+        Args:
+            uniform: `[B]` random numbers in [0, 1) for the sampler.
+            step: `[]` float32, environment steps so far.
+            number: `[]` int32, counts this update, from 1.
+
+        Returns:
+            A dict of `metrics`.
+        """
+
+    @property
+    def variables(self):
+        """All variables whose values make up the state of learning, the replay's excepted."""
+        return [*self.model.variables, *self.optimizer.variables, *self.target_variables]
+
+    def add(self, rows, steps, count):
+        """Writes a chunk of rows to the replay; see `Replay.add`."""
+        self._add(rows, steps, count)
+
+    def set_returns(self, rows, returns):
+        """Writes returns to go; see `Replay.set_returns`."""
+        self._set_returns(rows, returns)
+
+    def learn(self, step):
+        """Makes K updates in one compiled call, and returns before the device is done with them.
+
+        Args:
+            step: Environment steps so far.
+
+        Returns:
+            A dict of `metrics`, each `[K]`, still on the device.
+        """
+        times = self.updates_per_call
+        uniform = self.random.random((times, self.batch_size), dtype="float32")
+        numbers = np.arange(self.updates + 1, self.updates + times + 1, dtype="int32")
+        self.updates += times
+        return self._learn(uniform, np.full(times, step, "float32"), numbers)
+
+    def compilations(self):
+        """Returns how often the update has been compiled: 1 after the first `learn`, and ever after."""
+        return self._learn.compilations()
+
+    def target_values(self, observations):
+        """Returns the target model's values, `[B, *O]` to `[B, A]`; the model's own where there is no target model."""
+        if self.target_update is None:
+            return self.model(observations, training=False)
+        value = {id(v): target.value for v, target in zip(self.model.variables, self.target_variables, strict=True)}
+        trainable = [value[id(variable)] for variable in self.model.trainable_variables]
+        frozen = [value[id(variable)] for variable in self.model.non_trainable_variables]
+        values, _ = self.model.stateless_call(trainable, frozen, observations, training=False)
+        return values
+
+    def update_target(self, number):
+        """Blends or copies the model into the target model after update `number`."""
+        if self.target_update is None:
+            return
+        if self.target_update < 1:
+            part = self.target_update
+        else:
+            part = ops.cast(ops.equal(number % self.target_update, 0), "float32")
+        for variable, target in zip(self.model.variables, self.target_variables, strict=True):
+            if keras.backend.is_float_dtype(variable.dtype):
+                target.assign(part * variable.value + (1.0 - part) * target.value)  # exact where `part` is 0 or 1
+
+    def _updates(self, uniform, step, number):
+        return self.program.repeat(self.update, (uniform, step, number), self.metrics)
+
+
+def has_convolutions(model):
+    """Returns whether any layer of `model` convolves: the one property of a model that decides how it is compiled."""
+    return any("Conv" in type(layer).__name__ for layer in model._flatten_layers())
+
+
+def _copy(variable):
+    """Returns a variable of the same value that no optimizer sees."""
+    return keras.Variable(
+        ops.copy(variable.value), dtype=variable.dtype, trainable=False, autocast=False, name=f"target_{variable.name}"
+    )

@@ -1,0 +1,148 @@
+"""The replay: storage, a sampler, and the windows of rows that learning reads. All of it lives on the device."""
+
+import math
+
+from keras import ops
+
+from sota_dqn import backend
+from sota_dqn.samplers import Prioritized
+from sota_dqn.storage import Storage
+from sota_dqn.types import Sample, recorded
+
+__all__ = ["Replay"]
+
+
+@recorded
+class Replay:
+    """Settings of a replay, and after `build` the replay itself.
+
+    Args:
+        capacity: Stored rows, over all streams: one per environment step, and one per episode for its final observation.
+            A multiple of the number of streams: up to one row per stream is left unused.
+        sampler: How rows are drawn: `samplers.Uniform()` or `samplers.Prioritized(...)`.
+    """
+
+    def __init__(self, capacity=100_000, *, sampler=None):
+        if isinstance(capacity, bool) or not isinstance(capacity, int):
+            raise TypeError(f"Argument `capacity` must be an integer. Received: capacity={capacity!r}")
+        if capacity < 1:
+            raise ValueError(f"Argument `capacity` must be at least 1. Received: capacity={capacity}")
+        self.capacity = capacity
+        self.sampler = Prioritized() if sampler is None else sampler
+        self.storage = None
+
+    def build(
+        self,
+        num_streams,
+        *,
+        observation_shape,
+        observation_dtype,
+        after,
+        before=0,
+        chunk=0,
+        frame_stack=None,
+        padding="reset",
+        return_to_go=False,
+    ):
+        """Allocates the rows.
+
+        Args:
+            num_streams: Streams, one per environment.
+            observation_shape: `*O` of one stored observation.
+            observation_dtype: Its dtype.
+            after: Rows after a drawn one that its window reads.
+            before: Rows before a drawn one that must not be overwritten yet, beyond a frame stack's.
+            chunk: Rows that one stream may write between two draws.
+            frame_stack: Frames in one observation of the model, or None.
+            padding: What stands before an episode's first frame, `"reset"` or `"zero"`.
+            return_to_go: Whether returns of terminated episodes are stored.
+
+        Raises:
+            ValueError: If a window does not fit into a stream.
+            MemoryError: If the device has too little memory; it says how much is needed and what would fit.
+        """
+        rows_per_stream = self.capacity // num_streams
+        self.after = after
+        self.before = before + (frame_stack - 1 if frame_stack else 0)
+        least = chunk + self.after + self.before + 1
+        if rows_per_stream < least:
+            raise ValueError(
+                f"Argument `capacity` must be at least {least * num_streams} for {num_streams} environments: windows of "
+                f"{self.after + self.before + 1} rows and {chunk} rows written at a time. Received: capacity={self.capacity}"
+            )
+        self._check_memory(num_streams, rows_per_stream, observation_shape, observation_dtype, return_to_go)
+        self.storage = Storage(
+            num_streams,
+            rows_per_stream,
+            observation_shape=observation_shape,
+            observation_dtype=observation_dtype,
+            frame_stack=frame_stack,
+            padding=padding,
+            return_to_go=return_to_go,
+        )
+        self.sampler.build(self.storage.bin + 1)
+
+    @property
+    def variables(self):
+        """All variables of the storage and the sampler."""
+        return [*self.storage.variables, *self.sampler.variables]
+
+    def add(self, rows, steps, count):
+        """Writes rows in the order of their streams, and lets those be drawn whose windows are now complete.
+
+        Args:
+            rows: `[M]` int32, places as given by `storage.places`; padding points to the bin.
+            steps: `Steps`, `[M, ...]`.
+            count: `[E]` int32, rows written to each stream so far, these included.
+        """
+        self.storage.write(rows, steps, count)
+        self.sampler.retire(self.storage.shift(rows, self.before))
+        complete = self.storage.shift(rows, -self.after)
+        valid = backend.read_rows(self.storage.valid, complete)
+        self.sampler.admit(complete, ops.cast(valid, "float32"))
+
+    def set_returns(self, rows, returns):
+        """Stores the returns to go (`[M]` float32) of the rows of an episode that terminated (`[M]` int32)."""
+        backend.write_rows(self.storage.return_to_go, rows, returns)
+
+    def sample(self, uniform, step, *, past=0):
+        """Draws a batch of windows.
+
+        Args:
+            uniform: `[B]` random numbers in [0, 1).
+            step: `[]` float32, environment steps so far, for the sampler's schedules.
+            past: Rows before each drawn one to read too.
+
+        Returns:
+            A `Sample`. Its `Steps` hold no observations: `observe` reads those that are needed.
+        """
+        rows, weights = self.sampler.sample(uniform, step)
+        return_to_go = self.storage.return_to_go
+        return Sample(
+            rows=rows,
+            weights=weights,
+            window=self.storage.read(self.storage.neighbours(rows, 0, self.after)),
+            past=self.storage.read(self.storage.neighbours(rows, -past, -1)) if past else None,
+            connected=self.storage.connected(rows, past) if past else None,
+            return_to_go=None if return_to_go is None else backend.read_rows(return_to_go, rows),
+        )
+
+    def observe(self, rows, distance=0):
+        """Returns the observations `distance` rows after `rows` (`[B]`): `[B, *O]`. A frame stack's frames are merged."""
+        return self.storage.observe(self.storage.shift(rows, distance))
+
+    def update(self, rows, td_error):
+        """Hands the TD errors (`[B]`) of drawn `rows` (`[B]`) to the sampler."""
+        self.sampler.update(rows, td_error)
+
+    def _check_memory(self, num_streams, rows_per_stream, shape, dtype, return_to_go):
+        """Raises MemoryError where the device cannot hold the rows."""
+        itemsize = {"bool": 1, "bfloat16": 2}.get(dtype) or int("".join(c for c in dtype if c.isdigit())) // 8
+        row = math.prod(shape) * itemsize + 4 + 4 + 1 + 1 + 4 * bool(return_to_go) + 5  # and its share of the sum tree
+        needed = row * num_streams * rows_per_stream
+        available = backend.memory_available()
+        if available is not None and needed > available:
+            raise MemoryError(
+                f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB and the device has {available / 1e9:.2f} GB "
+                f"left. About {int(0.9 * available / row):,} rows would fit. Received: capacity={self.capacity}"
+            )

@@ -1,0 +1,185 @@
+"""Which rows of the replay are drawn: uniform, or proportional to priorities kept in a wide sum tree on the device.
+
+A sampler is a class with the five methods of `Uniform`. To add one, write it here; the replay needs nothing else.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from sota_dqn import backend
+from sota_dqn.schedules import as_schedule, linear
+from sota_dqn.types import recorded
+
+__all__ = ["Prioritized", "SumTree", "Uniform"]
+
+
+class SumTree:
+    """Non-negative numbers on the device, drawn in proportion to their size.
+
+    Each level is a matrix `[nodes, width]` whose rows sum to the entries of the level above. Drawing gathers one row a level;
+    writing sums the touched rows anew, so nothing drifts. A wide tree has few levels: at 2^20 leaves four of width 32,
+    where a binary tree has twenty.
+
+    Args:
+        size: Number of leaves, all zero at first.
+        width: Entries in a row.
+    """
+
+    def __init__(self, size, *, width=32):
+        self.size = size
+        self.width = width
+        self.levels = []  # leaves first
+        nodes = size
+        while not self.levels or nodes > 1:
+            nodes = math.ceil(nodes / width)
+            name = f"sum_tree_{len(self.levels)}"
+            self.levels.append(
+                keras.Variable(
+                    "zeros", shape=(nodes, width), dtype="float32", trainable=False, autocast=False, name=name
+                )
+            )
+
+    def write(self, leaves, values):
+        """Sets `leaves` (`[M]` int32) to `values` (`[M]`). Of a leaf named twice, both values must be the same."""
+        for level in self.levels:
+            node = leaves // self.width
+            backend.write_rows(level, ops.stack([node, leaves % self.width], axis=-1), values)
+            leaves, values = node, ops.sum(backend.read_rows(level, node), axis=-1)
+
+    def read(self, leaves):
+        """Returns the values of `leaves` (`[M]` int32): `[M]`."""
+        row = backend.read_rows(self.levels[0], leaves // self.width)
+        return ops.sum(row * ops.one_hot(leaves % self.width, self.width), axis=-1)
+
+    def total(self):
+        """Returns the sum of all leaves: `[]`."""
+        return ops.sum(self.levels[-1].value)
+
+    def find(self, fractions):
+        """Returns the leaf at each of `fractions` of the total, counted through the leaves in order.
+
+        Args:
+            fractions: `[B]`, each in [0, 1).
+
+        Returns:
+            The leaves, `[B]` int32, and their values, `[B]`. A leaf of zero is never among them while any is above zero.
+        """
+        node = ops.zeros_like(fractions, dtype="int32")
+        for level in reversed(self.levels):
+            row = backend.read_rows(level, node)  # [B, W]
+            cumulative = ops.cumsum(row, axis=-1)
+            # The last entry's sum is subject to rounding: stay below it by more than that.
+            point = ops.minimum(fractions, 1.0 - 4e-6) * cumulative[:, -1]
+            reached = ops.logical_and(cumulative > ops.expand_dims(point, -1), row > 0)
+            child = ops.cast(ops.argmax(reached, axis=-1), "int32")  # the first that is reached
+            chosen = ops.one_hot(child, self.width)
+            value = ops.sum(row * chosen, axis=-1)
+            below = ops.sum(cumulative * chosen, axis=-1) - value
+            fractions = ops.clip((point - below) / ops.maximum(value, 1e-30), 0.0, 1.0)
+            node = node * self.width + child
+        return node, value
+
+
+@recorded
+class Uniform:
+    """Every row that may be drawn is equally likely.
+
+    The leaves of a sum tree are 1 for rows that may be drawn and 0 for the others, so no draw is ever rejected.
+    """
+
+    def build(self, num_rows):
+        """Creates the variables for `num_rows` rows."""
+        self.tree = SumTree(num_rows)
+        self.variables = list(self.tree.levels)
+
+    def retire(self, rows):
+        """Makes sure that `rows` (`[M]`) are not drawn."""
+        self.tree.write(rows, ops.zeros(ops.shape(rows), "float32"))
+
+    def admit(self, rows, valid):
+        """Lets `rows` (`[M]`) be drawn from now on where `valid` (`[M]` float32) is 1."""
+        self.tree.write(rows, valid)
+
+    def sample(self, uniform, step):
+        """Draws one row from each of B equal parts of the whole.
+
+        Args:
+            uniform: `[B]` random numbers in [0, 1).
+            step: `[]`, environment steps so far, for schedules.
+
+        Returns:
+            Rows `[B]` int32 and importance weights `[B]`.
+        """
+        rows, _ = self.tree.find(stratify(uniform))
+        return rows, ops.ones_like(uniform)
+
+    def update(self, rows, td_error):
+        """Takes note of the TD errors (`[B]`) of drawn `rows` (`[B]`)."""
+
+
+@recorded
+class Prioritized:
+    """Proportional prioritized replay: P(i) = p_i^alpha / sum_k p_k^alpha with p_i = |td_error_i| + epsilon.
+
+    Importance weights are (1 / (N P(i)))^beta over the largest of the batch. New rows get the highest priority seen so far.
+    After Schaul et al. 2016, sections 3.3-3.4 and Algorithm 1.
+
+    Args:
+        alpha: How much priorities count; 0 is uniform, 1 fully proportional.
+        beta: How far the weights correct the bias, in [0, 1]: a number or a schedule in environment steps.
+        epsilon: What keeps a row without error from never being drawn again.
+    """
+
+    def __init__(self, alpha=0.6, beta=None, *, epsilon=1e-6):
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"Argument `alpha` must be between 0 and 1. Received: alpha={alpha}")
+        if epsilon <= 0:
+            raise ValueError(f"Argument `epsilon` must be above 0. Received: epsilon={epsilon}")
+        self.alpha = alpha
+        self.beta = as_schedule(linear(0.4, 1.0, steps=100_000) if beta is None else beta)
+        self.epsilon = epsilon
+
+    def build(self, num_rows):
+        """Creates the variables for `num_rows` rows."""
+        self.tree = SumTree(num_rows)
+        self.highest = keras.Variable(
+            "ones", shape=(), dtype="float32", trainable=False, autocast=False, name="highest_priority"
+        )
+        self.variables = [*self.tree.levels, self.highest]
+
+    def retire(self, rows):
+        """Makes sure that `rows` (`[M]`) are not drawn."""
+        self.tree.write(rows, ops.zeros(ops.shape(rows), "float32"))
+
+    def admit(self, rows, valid):
+        """Lets `rows` (`[M]`) be drawn from now on where `valid` (`[M]` float32) is 1."""
+        self.tree.write(rows, valid * self.highest.value)
+
+    def sample(self, uniform, step):
+        """Draws one row from each of B parts of equal probability.
+
+        Args:
+            uniform: `[B]` random numbers in [0, 1).
+            step: `[]`, environment steps so far, for the schedule of beta.
+
+        Returns:
+            Rows `[B]` int32 and importance weights `[B]`, the largest of them 1.
+        """
+        rows, priority = self.tree.find(stratify(uniform))
+        # N and the total are the same for the whole batch: dividing by the largest weight removes them.
+        weights = ops.power(ops.min(priority) / ops.maximum(priority, 1e-30), self.beta(step))
+        return rows, weights
+
+    def update(self, rows, td_error):
+        """Sets the priorities of drawn `rows` (`[B]`) from their TD errors (`[B]`)."""
+        priority = ops.power(ops.abs(td_error) + self.epsilon, self.alpha)
+        self.tree.write(rows, priority)
+        self.highest.assign(ops.maximum(self.highest.value, ops.max(priority)))
+
+
+def stratify(uniform):
+    """Returns one fraction in each of B equal parts of [0, 1) from B random numbers in [0, 1): `[B]`."""
+    size = uniform.shape[0]
+    return (ops.arange(size, dtype="float32") + uniform) / size

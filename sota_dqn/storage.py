@@ -1,0 +1,154 @@
+"""Where rows live on the device: `[stream, time]`, in the order in which the environments produced them.
+
+Each stream is a ring. Every observation is stored once, at the dtype that preprocessing returns; n-step returns, bounds and
+frame stacks are functions of a window of rows. A new kind of per-row value is one more field here.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from sota_dqn import backend
+from sota_dqn.types import Steps
+
+__all__ = ["Storage", "merge_frames"]
+
+
+class Storage:
+    """Rows of several streams in `keras.Variable`s.
+
+    Row `t` of stream `e` is stored at `e * rows_per_stream + t % rows_per_stream`. One more place behind the last takes
+    whatever pads a chunk to its fixed size; nothing reads it.
+
+    Args:
+        num_streams: Streams, one per environment.
+        rows_per_stream: Rows that a stream holds before the oldest is overwritten.
+        observation_shape: `*O`, one stored observation (a single frame).
+        observation_dtype: Its dtype.
+        frame_stack: Frames that make one observation of the model, or None for the stored observation as it is.
+        padding: What stands before an episode's first frame in a stack: `"reset"` repeats that frame, `"zero"` is zeros.
+        return_to_go: Whether the returns of terminated episodes are stored too.
+    """
+
+    def __init__(
+        self,
+        num_streams,
+        rows_per_stream,
+        *,
+        observation_shape,
+        observation_dtype,
+        frame_stack=None,
+        padding="reset",
+        return_to_go=False,
+    ):
+        self.num_streams = num_streams
+        self.rows_per_stream = rows_per_stream
+        self.frame_stack = frame_stack
+        self.padding = padding
+        self.bin = num_streams * rows_per_stream
+
+        def variable(shape, dtype, name):
+            return keras.Variable(
+                "zeros", shape=shape, dtype=dtype, trainable=False, autocast=False, name=f"replay_{name}"
+            )
+
+        rows = self.bin + 1
+        self.observation = variable((rows, *observation_shape), observation_dtype, "observation")
+        self.action = variable((rows,), "int32", "action")
+        self.reward = variable((rows,), "float32", "reward")
+        self.terminated = variable((rows,), "uint8", "terminated")
+        self.valid = variable((rows,), "uint8", "valid")
+        self.return_to_go = variable((rows,), "float32", "return_to_go") if return_to_go else None
+        self.count = variable((num_streams,), "int32", "count")  # rows written so far, not wrapped
+
+    @property
+    def variables(self):
+        """All variables, observations first."""
+        fields = [self.observation, self.action, self.reward, self.terminated, self.valid, self.count]
+        return fields if self.return_to_go is None else [*fields, self.return_to_go]
+
+    def places(self, streams, times):
+        """Returns where row `times` of each of `streams` is stored, on the host; a negative time is the bin. `[M]` int32."""
+        places = streams * self.rows_per_stream + times % self.rows_per_stream
+        return np.where(times < 0, self.bin, places).astype("int32")
+
+    def write(self, rows, steps, count):
+        """Writes `steps` (`[M, ...]`) to `rows` (`[M]`) and sets the streams' `count` (`[E]`)."""
+        for name, values in steps._asdict().items():
+            variable = getattr(self, name)
+            backend.write_rows(variable, rows, ops.cast(values, variable.dtype))
+        if self.return_to_go is not None:
+            backend.write_rows(self.return_to_go, rows, ops.full(ops.shape(rows), -float("inf"), "float32"))
+        self.count.assign(count)
+
+    def shift(self, rows, distance):
+        """Returns the place of the row `distance` later (earlier where negative) in the same stream; the bin stays itself."""
+        stream = rows // self.rows_per_stream
+        return ops.minimum(stream * self.rows_per_stream + (rows + distance) % self.rows_per_stream, self.bin)
+
+    def neighbours(self, rows, first, last):
+        """Returns the places of the rows from `first` to `last` around each of `rows`: `[B, last - first + 1]`."""
+        return self.shift(ops.expand_dims(rows, -1), ops.arange(first, last + 1, dtype="int32"))
+
+    def read(self, rows):
+        """Returns `Steps` at `rows` (`[...]`), without the observations: those are large, and `observe` reads them."""
+        return Steps(
+            observation=None,
+            action=backend.read_rows(self.action, rows),
+            reward=backend.read_rows(self.reward, rows),
+            terminated=backend.read_rows(self.terminated, rows),
+            valid=backend.read_rows(self.valid, rows),
+        )
+
+    def connected(self, rows, length, *, through_terminations=False):
+        """Returns which of the `length` rows before each of `rows` belong to the same episode and are still stored.
+
+        Args:
+            rows: `[B]` places.
+            length: How many rows to look back.
+            through_terminations: Whether a `terminated` row connects to a valid one after it, as a lost life does to the
+                game that goes on. Frame stacks run through it, returns and bounds stop there.
+
+        Returns:
+            `[B, length]` float32, oldest first: 1 where that row and all between it and the given one belong together.
+        """
+        past = self.neighbours(rows, -length, -1)
+        same = ops.cast(backend.read_rows(self.valid, past), "float32")
+        if not through_terminations:
+            same = same * (1.0 - ops.cast(backend.read_rows(self.terminated, past), "float32"))
+        count = ops.expand_dims(backend.read_rows(self.count, rows // self.rows_per_stream), -1)
+        age = (count - 1 - ops.expand_dims(rows, -1)) % self.rows_per_stream  # 0 for the newest row of the stream
+        stored = age + ops.arange(length, 0, -1, dtype="int32") < ops.minimum(count, self.rows_per_stream)
+        same = same * ops.cast(stored, "float32")
+        return ops.flip(ops.cumprod(ops.flip(same, axis=-1), axis=-1), axis=-1)
+
+    def observe(self, rows):
+        """Returns the observations at `rows` (`[B]`) as the model sees them, frame stacks included: `[B, *O]`."""
+        if self.frame_stack is None:
+            return backend.read_rows(self.observation, rows)
+        length = self.frame_stack - 1
+        connected = self.connected(rows, length, through_terminations=True)
+        back = ops.cast(ops.sum(connected, axis=-1, keepdims=True), "int32")
+        offsets = ops.maximum(ops.arange(-length, 1, dtype="int32"), -back)  # [B, k], the first frame instead of none
+        frames = backend.read_rows(self.observation, self.shift(ops.expand_dims(rows, -1), offsets))
+        if self.padding == "zero":
+            seen = ops.concatenate([connected, ops.ones_like(connected[:, :1])], axis=-1)
+            seen = ops.reshape(seen, (-1, self.frame_stack) + (1,) * (len(frames.shape) - 2))
+            frames = frames * ops.cast(seen, frames.dtype)
+        return merge_frames(frames)
+
+
+def merge_frames(frames):
+    """Returns stacks of frames as the model sees them: channels last, oldest first.
+
+    Args:
+        frames: `[B, k, *O]`.
+
+    Returns:
+        `[B, H, W, k]` for frames `[H, W]`, `[B, H, W, k * C]` for `[H, W, C]`, else `[B, *O, k]`.
+    """
+    rank = len(frames.shape) - 2
+    if rank == 3:
+        merged = ops.moveaxis(frames, 1, 3)  # [B, H, W, k, C]
+        return ops.reshape(merged, (-1, *merged.shape[1:3], merged.shape[3] * merged.shape[4]))
+    return ops.moveaxis(frames, 1, -1)
