@@ -1,13 +1,132 @@
 """Deep Q-learning: `DQNTrainer`, and `DQNLearner`, whose `update` is the algorithm."""
 
+import keras
 from keras import ops
 
+from sota_dqn import losses, targets
 from sota_dqn.learner import Learner
-from sota_dqn.returns import lower_bound, n_step, partial_returns, upper_bound
+from sota_dqn.returns import Bounds, lower_bound, n_step, partial_returns, upper_bound
 from sota_dqn.targets import value_of
-from sota_dqn.types import NextState
+from sota_dqn.trainer import Trainer
+from sota_dqn.types import NextState, recorded
 
-__all__ = ["DQNLearner"]
+__all__ = ["DQNLearner", "DQNTrainer"]
+
+
+@recorded
+class DQNTrainer(Trainer):
+    """Trains a Keras model to act by deep Q-learning.
+
+    The model is the user's own: observations `[B, *O]` to one value per action, `[B, A]`. A compiled model brings its own
+    optimizer and loss; one that is not is compiled with Adam (1e-3, the gradient's norm clipped to 10) and the Huber loss.
+
+    Args:
+        env: An environment id, a callable that returns a `gymnasium.Env` (it takes `render_mode` when films are made), a
+            `gymnasium.Env` or a `gymnasium.vector.VectorEnv`.
+        model: A Keras model. It is trained in place.
+        num_envs: E, environments stepped side by side; None for 16, or for what a ready environment has.
+        vectorization_mode: `"sync"` steps the environments in this process, `"async"` each in a worker process of its own,
+            `"vector_entry_point"` in the native vector environment that the id is registered with.
+        eval_env: What to evaluate in, as `env`; None for one like `env`.
+        preprocess: None, a callable on a batch of observations `[E, ...]`, or a list of them. What it returns is stored.
+        frame_stack: Frames that make one observation of the model, channels last, oldest first; None for no stack.
+        replay: A `Replay`; None for one of 100,000 rows.
+        policy: A function `(values [E, A], uniform [E], step []) -> [E]`; None for epsilon-greedy, 1 to 0.05 in 20,000 steps.
+        target: A function `NextState -> [B]`, see `targets`.
+        target_update: In (0, 1), the part of the model that is blended into the target model after every update; an integer
+            from 1 on, the updates between two copies; None for no target model.
+        n_step: Steps of reward before the bootstrap.
+        discount: gamma, per environment step, in [0, 1].
+        bounds: `returns.Bounds`, which bounds a penalty sees; None for no penalty.
+        penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound()` where there are
+            bounds.
+        batch_size: Windows in one update.
+        updates_per_step: Gradient steps per environment step, kept exact over any number of environments.
+        updates_per_call: Updates in one compiled call; None for what fits `num_envs`, at least 8.
+        learning_starts: Environment steps before the first update; None for 1,000, or what a first batch needs.
+        report_every: Environment steps in an epoch, after which callbacks hear of it.
+        seed: From which all chance of the run is made.
+
+    Raises:
+        ValueError: If an argument is out of range, or the parts do not fit together.
+        TypeError: If an argument is of the wrong type.
+        MemoryError: If the replay does not fit into the device's memory.
+    """
+
+    def __init__(
+        self,
+        env,
+        model,
+        *,
+        num_envs=None,
+        vectorization_mode="sync",
+        eval_env=None,
+        preprocess=None,
+        frame_stack=None,
+        replay=None,
+        policy=None,
+        target=targets.double,
+        target_update=0.01,
+        n_step=3,
+        discount=0.99,
+        bounds=None,
+        penalty=None,
+        batch_size=64,
+        updates_per_step=0.5,
+        updates_per_call=None,
+        learning_starts=None,
+        report_every=2_000,
+        seed=0,
+    ):
+        _check_learning(target, target_update, n_step, discount, bounds, penalty)
+        self.target = target
+        self.target_update = target_update
+        self.n_step = n_step
+        self.discount = discount
+        self.bounds = bounds
+        self.penalty = penalty
+        super().__init__(
+            env,
+            model,
+            num_envs=num_envs,
+            vectorization_mode=vectorization_mode,
+            eval_env=eval_env,
+            preprocess=preprocess,
+            frame_stack=frame_stack,
+            replay=replay,
+            policy=policy,
+            batch_size=batch_size,
+            updates_per_step=updates_per_step,
+            updates_per_call=updates_per_call,
+            learning_starts=learning_starts,
+            report_every=report_every,
+            seed=seed,
+        )
+
+    def build(self):
+        """Builds the replay and returns the learner."""
+        bounds = self.bounds
+        after = self.n_step if bounds is None else max(self.n_step, bounds.horizons + 1)
+        stores_returns = bounds is not None and bounds.return_to_go
+        self.build_replay(after=after, return_to_go=self.discount if stores_returns else None)
+        if not self.model.compiled:
+            self.model.compile(optimizer=keras.optimizers.Adam(1e-3, global_clipnorm=10.0), loss="huber")
+        loss = losses.from_keras(self.model.loss or "huber")
+        return DQNLearner(
+            self.model,
+            self.model.optimizer,
+            self.replay,
+            target=self.target,
+            loss=loss,
+            n_step=self.n_step,
+            discount=self.discount,
+            bounds=bounds,
+            penalty=losses.lower_bound(loss=loss) if bounds and self.penalty is None else self.penalty,
+            target_update=self.target_update,
+            batch_size=self.batch_size,
+            updates_per_call=self.updates_per_call,
+            random=self.random["sampling"],
+        )
 
 
 class DQNLearner(Learner):
@@ -79,3 +198,28 @@ class DQNLearner(Learner):
         around = ops.reshape(self.replay.storage.shift(ops.expand_dims(rows, -1), distances), (-1,))
         values = self.target_values(self.replay.observe(around))
         return ops.reshape(values, (*distances.shape, values.shape[-1]))
+
+
+def _check_learning(target, target_update, n_step, discount, bounds, penalty):
+    """Raises ValueError or TypeError where an argument of the algorithm is out of range."""
+    for name, function in (("target", target), ("penalty", penalty)):
+        if function is not None and not callable(function) or (name == "target" and function is None):
+            raise TypeError(f"Argument `{name}` must be a function. Received: {name}={function!r}")
+    is_part = isinstance(target_update, float) and 0 < target_update < 1
+    if target_update is not None and not is_part and not (_is_count(target_update) and target_update >= 1):
+        raise ValueError(
+            "Argument `target_update` must be a number between 0 and 1, an integer of at least 1, or None. "
+            f"Received: target_update={target_update!r}"
+        )
+    if not _is_count(n_step) or n_step < 1:
+        raise ValueError(f"Argument `n_step` must be an integer of at least 1. Received: n_step={n_step!r}")
+    if not 0 <= discount <= 1:
+        raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount}")
+    if bounds is not None and not isinstance(bounds, Bounds):
+        raise TypeError(f"Argument `bounds` must be a `returns.Bounds` or None. Received: bounds={bounds!r}")
+    if bounds is None and penalty is not None:
+        raise ValueError("Argument `penalty` needs `bounds`: pass bounds=returns.Bounds(). Received: bounds=None")
+
+
+def _is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -10,8 +10,9 @@ import numpy as np
 from keras import ops
 
 from sota_dqn import backend
+from sota_dqn.models import has_convolutions
 
-__all__ = ["Learner", "has_convolutions"]
+__all__ = ["Learner"]
 
 
 class Learner(abc.ABC):
@@ -124,11 +125,6 @@ class Learner(abc.ABC):
 
     def _updates(self, uniform, step, number):
         return self.program.repeat(self.update, (uniform, step, number), self.metrics)
-
-
-def has_convolutions(model):
-    """Returns whether any layer of `model` convolves: the one property of a model that decides how it is compiled."""
-    return any("Conv" in type(layer).__name__ for layer in model._flatten_layers())
 
 
 def _copy(variable):

@@ -95,16 +95,16 @@ def from_keras(loss):
     """Returns a Keras loss as a function `(target, q) -> [B]`.
 
     Args:
-        loss: What `model.compile(loss=...)` takes for a model of one output: a name, a function `(y_true, y_pred)` or
+        loss: What `model.compile(loss=...)` takes for a model of one output: a name, a function `(y_true, y_pred)`, or
             a `keras.losses.Loss`. Its reduction is not used: the learner weighs and averages the samples itself.
 
     Raises:
         TypeError: If `loss` is none of these.
     """
-    found = keras.losses.get(loss) if isinstance(loss, str) else loss
+    found = keras.losses.get(loss) if isinstance(loss, (str, type)) else loss
     if isinstance(found, keras.losses.Loss):
         found = found.call
-    if not callable(found) or isinstance(found, type):
+    if not callable(found):
         raise TypeError(
             "Argument `loss` must be the name of a Keras loss, a function or a `keras.losses.Loss`. "
             f"Received: loss={loss!r}"

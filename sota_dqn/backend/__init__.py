@@ -1,7 +1,7 @@
 """Floor 0: what differs between TensorFlow and JAX, and nothing else.
 
 Each backend file offers the same few names: `Program` (compile, repeat, value-and-gradient), `read_rows`, `write_rows`,
-`device_kind`, `device_memory`, `wait` and `asynchronous`. Everything above them is plain stateful Keras, written once.
+`assign_slices`, `device_kind`, `device_memory`, `wait` and `asynchronous`. Everything above them is plain stateful Keras, written once.
 How a program is compiled is decided here, by `plan`. To support another Keras backend, write its file and add it below.
 """
 
@@ -23,6 +23,7 @@ else:
     )
 
 Program = _backend.Program
+assign_slices = _backend.assign_slices
 asynchronous = _backend.asynchronous
 device_kind = _backend.device_kind
 read_rows = _backend.read_rows

@@ -100,3 +100,10 @@ def asynchronous():
         yield
     finally:
         tf.config.experimental.set_synchronous_execution(before)
+
+
+def assign_slices(variable, values, size):
+    """Assigns a large array on the host to `variable`, `size` rows at a time, without a second copy of it."""
+    for begin in range(0, len(values), size):
+        rows = tf.range(begin, min(begin + size, len(values)))
+        write_rows(variable, rows, tf.convert_to_tensor(values[begin : begin + size]))

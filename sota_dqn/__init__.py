@@ -1,0 +1,24 @@
+"""Deep Q-learning for Keras 3, on TensorFlow and on JAX."""
+
+from sota_dqn import backend, callbacks, layers, losses, policies, returns, samplers, schedules, targets
+from sota_dqn.dqn import DQNTrainer
+from sota_dqn.inference import DQNInference
+from sota_dqn.replay import Replay
+from sota_dqn.version import __version__
+
+__all__ = [
+    "DQNInference",
+    "DQNTrainer",
+    "Replay",
+    "__version__",
+    "callbacks",
+    "layers",
+    "losses",
+    "policies",
+    "returns",
+    "samplers",
+    "schedules",
+    "targets",
+]
+
+del backend

@@ -1,0 +1,274 @@
+"""The actor: chooses actions, steps the environments, and collects what they said as rows for the replay."""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from sota_dqn import backend
+from sota_dqn.storage import merge_frames
+from sota_dqn.types import Steps
+
+__all__ = ["Actor", "Choice", "Episode", "Frames"]
+
+RETURNS_BLOCK = 1024  # returns to go are written in pieces of one size, so that they compile once
+
+
+class Episode(NamedTuple):
+    """An episode that has ended."""
+
+    stream: int
+    episode_return: float
+    episode_length: int  # environment steps
+
+
+class Choice:
+    """The compiled way from observations to actions: model, then policy.
+
+    Args:
+        model: A Keras model, `[B, *O]` to `[B, A]`.
+        policy: A function `(values [B, A], uniform [B], step []) -> [B]` int32.
+        random: The `numpy.random.Generator` that draws the uniform numbers.
+        convolutions: Whether the model convolves.
+        stacked: Whether observations come as `[B, k, *O]` stacks of frames.
+    """
+
+    def __init__(self, model, policy, *, random, convolutions, stacked):
+        self.random = random
+
+        def choose(observations, uniform, step):
+            if stacked:
+                observations = merge_frames(observations)
+            return ops.cast(policy(model(observations, training=False), uniform, step), "int32")
+
+        program = backend.Program(model.variables, [], backend.plan(convolutions=convolutions))
+        self._choose = program.compile(choose)
+
+    def __call__(self, observations, step):
+        """Returns actions for `observations` (`[B, ...]`) at environment step `step`: `[B]`, still on the device."""
+        uniform = self.random.random(len(observations), dtype="float32")
+        return self._choose(observations, uniform, np.float32(step))
+
+
+class Frames:
+    """The last k frames of each stream, `[E, k, *O]`, oldest first; without a stack, the frames as they are.
+
+    Args:
+        frame_stack: k, or None.
+        padding: What stands before an episode's first frame: `"reset"` repeats it, `"zero"` is zeros.
+    """
+
+    def __init__(self, frame_stack, padding):
+        self.frame_stack = frame_stack
+        self.padding = padding
+        self.stack = None
+
+    def __call__(self, observation, begun):
+        """Returns what to act on after `observation` (`[E, *O]`); where `begun` (`[E]`), it is an episode's first."""
+        if self.frame_stack is None:
+            return observation
+        if self.stack is None:
+            self.stack = np.zeros((len(observation), self.frame_stack, *observation.shape[1:]), observation.dtype)
+        self.stack[:, :-1] = self.stack[:, 1:]
+        self.stack[:, -1] = observation
+        if begun.any():
+            self.stack[begun, :-1] = observation[begun, None] if self.padding == "reset" else 0
+        return self.stack.copy()  # the device may still be reading the last one
+
+
+class Actor:
+    """Steps the environments with the policy, and keeps rows until they are flushed to the learner.
+
+    Args:
+        environments: An `Environments`.
+        preprocess: A `Preprocessing`.
+        discount: gamma, for the returns to go; None where they are not stored.
+    """
+
+    def __init__(self, environments, preprocess, *, frames, discount):
+        self.environments = environments
+        self.preprocess = preprocess
+        self.frames = frames
+        self.discount = discount
+        num_envs = environments.num_envs
+        self.observation = None  # [E, *O], stored with the action that comes next
+        self.stacked = None  # [E, k, *O] or the same, what the model sees
+        self.count = np.zeros(num_envs, "int64")  # rows that each stream has produced
+        self.returns = np.zeros(num_envs)  # of the running episodes
+        self.lengths = np.zeros(num_envs, "int64")
+        self.choice = self.learner = None
+        self._rewards = [[] for _ in range(num_envs)]  # since the last termination, where returns to go are stored
+        self._pending = []  # (places, returns) of terminated episodes
+        self._rows = 0
+
+    def start(self):
+        """Resets the environments."""
+        self._begin(self.environments.reset())
+
+    def connect(self, learner, choice, *, steps_per_chunk):
+        """Tells where rows go and how actions are chosen; a chunk holds `steps_per_chunk` steps of all environments."""
+        num_envs = self.environments.num_envs
+        self.learner = learner
+        self.choice = choice
+        size = num_envs * (steps_per_chunk + 1)
+        shape, dtype = self.preprocess.shape, self.preprocess.dtype
+        self._steps = Steps(
+            observation=np.zeros((size, *shape), dtype),
+            action=np.zeros(size, "int32"),
+            reward=np.zeros(size, "float32"),
+            terminated=np.zeros(size, "uint8"),
+            valid=np.zeros(size, "uint8"),
+        )
+        self._streams = np.zeros(size, "int64")
+        self._times = np.zeros(size, "int64")
+
+    def choose(self, step):
+        """Returns the actions to take, `[E]`, still on the device."""
+        return self.choice(self.stacked, step)
+
+    def step(self, actions):
+        """Steps every environment and keeps the rows.
+
+        Args:
+            actions: `[E]` int32, on the host.
+
+        Returns:
+            The `Episode`s that ended.
+
+        Raises:
+            ValueError: If a reward or an observation is NaN; it names the environment, the episode and the step.
+        """
+        outcome = self.environments.step(actions)
+        observation = self.preprocess(outcome.observation)
+        final = None if outcome.final_observation is None else self.preprocess(outcome.final_observation)
+        self._check(outcome.reward, observation, final)
+        if self._rows + 2 * len(actions) > len(self._times):
+            self.flush()
+        every = np.arange(len(actions))
+        self._append(every, self.observation, actions, outcome.reward, outcome.terminated, outcome.valid)
+        self.returns += outcome.reward * outcome.valid
+        self.lengths += outcome.valid
+        episodes = self._end(outcome)
+        if final is not None:
+            ended = np.flatnonzero(outcome.begun)
+            self._append(ended, final[ended], 0, 0.0, False, False)
+        self.observation = observation
+        self.stacked = self.frames(observation, outcome.begun)
+        return episodes
+
+    def flush(self):
+        """Writes the rows kept so far to the replay."""
+        if self._rows:
+            self._times[self._rows :] = -1
+            places = self.learner.replay.storage.places(self._streams, self._times)
+            # The device may read these arrays after this returns, and they are filled again meanwhile.
+            self.learner.add(places, Steps(*(field.copy() for field in self._steps)), self.count.astype("int32"))
+            self._rows = 0
+        for places, returns in self._pending:
+            self.learner.set_returns(places, returns)
+        self._pending.clear()
+
+    def state(self):
+        """Returns what `restore` needs: the environments' state, counters and the current observations."""
+        return {
+            "environments": self.environments.state(),
+            "count": self.count.tolist(),
+        }
+
+    def restore(self, state, observation, stack):
+        """Brings the environments back to where they were, or begins fresh episodes where that cannot be.
+
+        Args:
+            state: What `state` returned.
+            observation: `[E, *O]`, the current observations then.
+            stack: `[E, k, *O]`, the frames then; None without a frame stack.
+
+        Returns:
+            Whether the environments are back to where they were.
+        """
+        self.count = np.array(state["count"], "int64")
+        if self.environments.exact:
+            replayed, rewards, terminations = self.environments.restore(state["environments"])
+            replayed = self.preprocess(replayed)
+            if np.array_equal(replayed, observation):
+                self._resume(replayed, rewards, terminations)
+                self.frames.stack = stack
+                self.stacked = replayed if stack is None else stack.copy()
+                return True
+        self.observation = observation
+        every = np.arange(len(observation))
+        self._append(every, observation, 0, 0.0, False, False)  # closes the episodes that cannot go on
+        self.flush()
+        self.environments.episodes[:] = state["environments"]["episodes"]
+        self._begin(self.environments.reset())
+        return False
+
+    def _begin(self, observation):
+        """Takes note of first observations."""
+        self.observation = self.preprocess(observation)
+        self._check(np.zeros(len(observation)), self.observation, None)
+        self.stacked = self.frames(self.observation, np.ones(len(observation), bool))
+
+    def _resume(self, observation, rewards, terminations):
+        """Takes note of episodes that go on."""
+        self.observation = observation
+        for stream, (gained, ended) in enumerate(zip(rewards, terminations, strict=True)):
+            self.lengths[stream] = len(gained)
+            for reward in gained:
+                self.returns[stream] += reward
+            last = max((i + 1 for i, end in enumerate(ended) if end), default=0)
+            self._rewards[stream] = gained[last:]
+
+    def _append(self, streams, observation, action, reward, terminated, valid):
+        """Keeps one row for each of `streams`."""
+        rows = slice(self._rows, self._rows + len(streams))
+        values = (observation, action, reward, terminated, valid)
+        for field, value in zip(self._steps, values, strict=True):
+            field[rows] = value
+        self._streams[rows] = streams
+        self._times[rows] = self.count[streams]
+        self.count[streams] += 1
+        self._rows = rows.stop
+
+    def _end(self, outcome):
+        """Takes note of the episodes that ended, and returns them."""
+        if self.discount is not None:
+            self._collect_returns(outcome)
+        ended = (outcome.terminated | outcome.truncated) & outcome.valid
+        episodes = [Episode(int(e), float(self.returns[e]), int(self.lengths[e])) for e in np.flatnonzero(ended)]
+        self.returns[ended] = 0.0
+        self.lengths[ended] = 0
+        return episodes
+
+    def _collect_returns(self, outcome):
+        """Computes the returns to go of the rows that a termination ends, where they are still stored."""
+        storage = self.learner.replay.storage
+        for stream in np.flatnonzero(outcome.valid):
+            self._rewards[stream].append(float(outcome.reward[stream]))
+        for stream in np.flatnonzero(outcome.terminated & outcome.valid):
+            returns = np.array(self._rewards[stream])
+            for i in range(len(returns) - 2, -1, -1):
+                returns[i] += self.discount * returns[i + 1]
+            returns = returns[-storage.rows_per_stream + 1 :].astype("float32")
+            last = self.count[stream] - 1
+            times = np.arange(last - len(returns) + 1, last + 1)
+            places = storage.places(np.full(len(times), stream), times)
+            for begin in range(0, len(places), RETURNS_BLOCK):
+                block = np.full(RETURNS_BLOCK, storage.bin, "int32"), np.zeros(RETURNS_BLOCK, "float32")
+                piece = slice(begin, begin + RETURNS_BLOCK)
+                block[0][: len(places[piece])] = places[piece]
+                block[1][: len(places[piece])] = returns[piece]
+                self._pending.append(block)
+        for stream in np.flatnonzero(outcome.begun | outcome.terminated | outcome.truncated):
+            self._rewards[stream] = []
+
+    def _check(self, reward, *observations):
+        """Raises ValueError where a number is NaN."""
+        for what, values in (("reward", reward), *(("observation", x) for x in observations)):
+            if values is None or values.dtype.kind != "f" or not np.isnan(values).any():
+                continue
+            stream = int(np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))[0])
+            raise ValueError(
+                f"The {what} of environment {stream} is NaN at step {int(self.lengths[stream]) + 1} of its episode "
+                f"{int(self.environments.episodes[stream])}. The steps before it are kept."
+            )

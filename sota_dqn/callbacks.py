@@ -1,0 +1,287 @@
+"""Callbacks that need the trainer: evaluation, checkpoints, the learning curve and the progress display.
+
+Keras's own callbacks work unchanged beside them. A Keras *epoch* is one reporting interval, and its `logs` have the
+names that the README lists. To add one, subclass `Callback` and override Keras's hooks or `on_episode_end`: `self.trainer`
+is there from `on_train_begin` on. All callbacks of an epoch share one `logs`, in the order in which they were passed: what
+one writes, those after it see.
+"""
+
+import math
+import pathlib
+import shutil
+import sys
+from time import monotonic
+
+import keras
+
+from sota_dqn import plots
+from sota_dqn.files import replacing
+
+__all__ = ["Callback", "Checkpoint", "Evaluation", "LearningCurve", "Progress"]
+
+
+class Callback(keras.callbacks.Callback):
+    """A Keras callback that knows its trainer and hears of the end of every episode."""
+
+    def __init__(self):
+        super().__init__()
+        self.trainer = None
+
+    def set_trainer(self, trainer):
+        """Sets `self.trainer`; the trainer calls it before `on_train_begin`."""
+        self.trainer = trainer
+
+    def on_episode_end(self, episode, logs=None):
+        """Called when an episode of training has ended.
+
+        Args:
+            episode: How many had ended before, over all streams and the whole run.
+            logs: A dict of `episode_return`, `episode_length` (environment steps), `steps` (total environment steps) and
+                `stream` (which of the environments).
+        """
+
+
+class Evaluation(Callback):
+    """Evaluates at regular steps, keeps the best model, and ends the training when the task is solved.
+
+    Puts `eval_return` and `eval_length` (means over the episodes) into the logs of every epoch: NaN before the first
+    evaluation, then those of the last one. List it before callbacks that read them, such as `CSVLogger`. It goes on where
+    a resumed run left off.
+
+    Args:
+        evaluate_every: Total environment steps. An evaluation takes place at the end of the epoch in which a multiple of it
+            is passed.
+        episodes: How many to play each time.
+        best_model: A path ending in `.keras` for the model of the best evaluation so far, None to keep none.
+        stop_at: The mean return at which the task is solved, None to train on.
+        consecutive: How many evaluations in a row must reach `stop_at`.
+    """
+
+    def __init__(self, evaluate_every=2_000, *, episodes=20, best_model=None, stop_at=None, consecutive=1):
+        super().__init__()
+        for name, value in (("evaluate_every", evaluate_every), ("episodes", episodes), ("consecutive", consecutive)):
+            _check_count(name, value)
+        _check_suffix("best_model", best_model, ".keras", optional=True)
+        self.evaluate_every = evaluate_every
+        self.episodes = episodes
+        self.best_model = best_model
+        self.stop_at = stop_at
+        self.consecutive = consecutive
+        self.best = -math.inf
+        self._in_a_row = 0
+        self._steps = 0
+        self._known = {}
+
+    def on_train_begin(self, logs=None):
+        history = self.trainer.history
+        self._steps = self.trainer.steps
+        self._known = {name: _last(history, name) for name in ("eval_return", "eval_length")}
+        self.best, self._in_a_row = -math.inf, 0
+        for value in _evaluations(history, self.evaluate_every):
+            self._count(value)
+        if self.best_model and not pathlib.Path(self.best_model).exists():
+            self.best = -math.inf  # the best model of the run so far is not there: any is better than none
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps = self.trainer.steps
+        if _passed(self._steps, steps, self.evaluate_every):
+            found = self.trainer.evaluate(episodes=self.episodes)
+            value = float(found["return_mean"])
+            self._known = {"eval_return": value, "eval_length": sum(found["lengths"]) / len(found["lengths"])}
+            if value > self.best and self.best_model:
+                with replacing(self.best_model) as path:
+                    self.model.save(path)
+            self._count(value)
+            if self.stop_at is not None and self._in_a_row >= self.consecutive:
+                self.model.stop_training = True
+        self._steps = steps
+        if logs is not None:
+            logs.update(self._known)
+
+    def _count(self, value):
+        self.best = max(self.best, value)
+        self._in_a_row = self._in_a_row + 1 if self.stop_at is not None and value >= self.stop_at else 0
+
+
+class Checkpoint(Callback):
+    """Saves the whole run at regular steps and when the training ends, so that it can be resumed.
+
+    Args:
+        path: The checkpoint's directory, as of `trainer.save`.
+        save_every: Total environment steps. The run is saved at the end of the epoch in which a multiple of it is passed.
+        replay: Whether to save the replay too; without it a resumed run starts with an empty one.
+    """
+
+    def __init__(self, path, *, save_every=10_000, replay=True):
+        super().__init__()
+        _check_count("save_every", save_every)
+        self.path = path
+        self.save_every = save_every
+        self.replay = replay
+        self._steps = 0
+
+    def on_train_begin(self, logs=None):
+        self._steps = self.trainer.steps
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps = self.trainer.steps
+        if _passed(self._steps, steps, self.save_every):
+            self.trainer.save(self.path, replay=self.replay)
+        self._steps = steps
+
+    def on_train_end(self, logs=None):
+        self.trainer.save(self.path, replay=self.replay)
+
+
+class LearningCurve(Callback):
+    """Redraws the learning curve of the whole run while it goes on, and once more when the training ends.
+
+    Args:
+        path: A path ending in `.png`.
+        every: Seconds between two drawings, at least. 0 draws after every epoch.
+        title: Above the curve; None for none.
+    """
+
+    def __init__(self, path, *, every=5.0, title=None):
+        super().__init__()
+        _check_suffix("path", path, ".png")
+        if not every >= 0:
+            raise ValueError(f"Argument `every` must be at least 0. Received: every={every}")
+        self.path = path
+        self.every = every
+        self.title = title
+        self._drawn = -math.inf
+
+    def on_epoch_end(self, epoch, logs=None):
+        if monotonic() - self._drawn >= self.every:
+            self._draw()
+
+    def on_train_end(self, logs=None):
+        self._draw()
+
+    def _draw(self):
+        plots.learning_curve(self.trainer.history, self.path, title=self.title)
+        self._drawn = monotonic()
+
+
+class Progress(Callback):
+    """Shows how far the training is: one line that rewrites itself on a terminal, a line now and then in a file.
+
+    Args:
+        stream: A text file to write to, None for the standard output.
+    """
+
+    EVERY = 10.0  # seconds between two lines in a file
+
+    def __init__(self, stream=None):
+        super().__init__()
+        self.stream = stream
+        self._logs = {}
+        self._begin = self._shown = 0.0
+        self._first = {}
+
+    def on_train_begin(self, logs=None):
+        self._begin, self._shown = monotonic(), -math.inf
+        self._logs = {}
+        self._first = {"steps": self.trainer.steps, "episodes": _number(_last(self.trainer.history, "episodes"), 0)}
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._logs = dict(logs or {})
+        if self._terminal() or monotonic() - self._shown >= self.EVERY:
+            self._show(self._time_left())
+
+    def on_train_end(self, logs=None):
+        if self._logs:
+            self._show(f"took {_duration(monotonic() - self._begin)}", end="\n")
+
+    def _show(self, when, *, end=""):
+        stream = self.stream or sys.stdout
+        text = "  ".join(part for part in (*self._parts(), when) if part)
+        if self._terminal():
+            width = shutil.get_terminal_size().columns - 1
+            stream.write(f"\r{text[:width]}\x1b[K{end}")
+        else:
+            stream.write(text + "\n")
+        stream.flush()
+        self._shown = monotonic()
+
+    def _terminal(self):
+        return (self.stream or sys.stdout).isatty()
+
+    def _parts(self):
+        """Yields the figures of the last epoch, as text; those that are not known yet are left out."""
+        params = self.params or {}
+        for name in ("steps", "episodes"):
+            done, total = _number(self._logs.get(name)), params.get(name)
+            if total and done is not None:
+                yield f"{done:,.0f}/{total:,} {name} ({math.floor(100 * done / total)} %)"
+            elif name == "steps" and done is not None:
+                yield f"{done:,.0f} steps"
+        for name, label, form in (
+            ("episode_return", "return ", ".1f"),
+            ("eval_return", "eval ", ".1f"),
+            ("epsilon", "epsilon ", ".2g"),
+            ("loss", "loss ", ".2e"),
+        ):
+            value = _number(self._logs.get(name))
+            if value is not None:
+                yield f"{label}{value:{form}}"
+        for name in ("steps", "updates"):
+            value = _number(self._logs.get(f"{name}_per_second"))
+            if value is not None:
+                yield f"{value:,.0f} {name}/s"
+
+    def _time_left(self):
+        """Returns it as text, from the mean speed of this `train()`; empty where it cannot be known."""
+        fractions = []
+        for name, first in self._first.items():
+            done, total = _number(self._logs.get(name)), (self.params or {}).get(name)
+            if total and total > first and done is not None:
+                fractions.append((done - first) / (total - first))
+        fraction = max(fractions, default=0.0)
+        if fraction <= 0:
+            return ""
+        return f"{_duration((monotonic() - self._begin) * max(0.0, 1 / fraction - 1))} left"
+
+
+def _passed(before, after, every):
+    """Returns whether a multiple of `every` lies in `(before, after]`."""
+    return after // every > before // every
+
+
+def _evaluations(history, every):
+    """Yields the results of the evaluations in `history`, whose other epochs repeat the last one."""
+    before = 0
+    for steps, value in zip(history.get("steps", ()), history.get("eval_return", ()), strict=False):
+        if _passed(before, steps, every) and not math.isnan(value):
+            yield value
+        before = steps
+
+
+def _last(history, name):
+    values = history.get(name)
+    return values[-1] if values else math.nan
+
+
+def _number(value, default=None):
+    """Returns `value`, or `default` where it is not a finite number."""
+    try:
+        return value if math.isfinite(value) else default
+    except TypeError:
+        return default
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _check_count(name, value):
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"Argument `{name}` must be an integer, at least 1. Received: {name}={value!r}")
+
+
+def _check_suffix(name, path, suffix, *, optional=False):
+    if not (optional and path is None) and pathlib.Path(path).suffix != suffix:
+        raise ValueError(f"Argument `{name}` must end in {suffix}. Received: {name}={str(path)!r}")

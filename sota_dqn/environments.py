@@ -1,0 +1,379 @@
+"""Environments: built from whatever the user has, and stepped the same way whatever their autoreset mode."""
+
+import difflib
+import functools
+import inspect
+import signal
+import threading
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+__all__ = [
+    "Environments",
+    "Outcome",
+    "check_spaces",
+    "describe_space",
+    "episode_seed",
+    "episode_seeds",
+    "is_vector",
+    "make_evaluation_factory",
+    "make_factory",
+    "make_vector",
+    "space_from",
+]
+
+MODES = ("sync", "async", "vector_entry_point")
+
+
+class Outcome(NamedTuple):
+    """One step of all environments."""
+
+    observation: Any  # [E, ...] what to act on next: a new episode's first observation where one has begun
+    reward: Any  # [E]
+    terminated: Any  # [E] bool
+    truncated: Any  # [E] bool
+    valid: Any  # [E] bool, False where the environment ignored the action, to reset itself
+    begun: Any  # [E] bool, True where `observation` begins an episode
+    final_observation: Any  # [E, ...] what the step led to, where `begun`; None where no environment was reset on the spot
+
+
+def make_factory(env):
+    """Returns a function of `render_mode` that makes one environment like `env`, or None where that cannot be.
+
+    Args:
+        env: An id, a callable that returns a `gymnasium.Env` (it takes `render_mode` when films are made), a
+            `gymnasium.Env`, or a `gymnasium.vector.VectorEnv`.
+
+    Raises:
+        ValueError: If the id is not registered.
+        TypeError: If `env` is none of these.
+    """
+    if isinstance(env, str):
+        _check_id(env)
+        return functools.partial(_make, env)
+    if is_vector(env):
+        return None
+    if isinstance(env, gymnasium.Env):
+        return functools.partial(_make, env.spec) if _has_recipe(env) else None
+    if callable(env):
+        return functools.partial(_call, env)
+    raise TypeError(
+        f"Argument `env` must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. Received: env={env!r}"
+    )
+
+
+def make_evaluation_factory(env, eval_env=None):
+    """Returns a function of `render_mode` that makes an environment to evaluate in, apart from the one trained in.
+
+    Args:
+        env: The environment trained in, as in `make_factory`.
+        eval_env: The one to evaluate in; None for one like `env`. An environment that cannot be built again is used itself.
+
+    Raises:
+        ValueError: If there is no way to a second environment.
+    """
+    factory = make_factory(env if eval_env is None else eval_env)
+    if factory is not None:
+        return factory
+    if eval_env is None or is_vector(eval_env):
+        raise ValueError(
+            "Evaluation needs an environment of its own, and this one cannot be built again: pass eval_env=, an id, a callable "
+            f"or a gymnasium.Env. Received: env={env!r}, eval_env={eval_env!r}"
+        )
+    return _Kept(eval_env)
+
+
+class _Kept:
+    """A factory of one environment that the user has made: it is lent, one at a time, and never closed."""
+
+    single = True
+
+    def __init__(self, env):
+        self.env = env
+
+    def __call__(self, render_mode=None):
+        return _Lent(self.env)
+
+
+class _Lent(gymnasium.Wrapper):
+    def close(self):
+        """Leaves the user's environment open."""
+
+
+def make_vector(env, *, num_envs=None, mode="sync"):
+    """Returns a vector environment.
+
+    Args:
+        env: As in `make_factory`.
+        num_envs: E; None for 16, or for what a ready environment has.
+        mode: `"sync"` steps in this process, `"async"` in a worker process for each environment, `"vector_entry_point"` uses
+            the vector environment that the id is registered with.
+
+    Raises:
+        ValueError: If the arguments do not fit together.
+    """
+    if mode not in MODES:
+        raise ValueError(f"Argument `vectorization_mode` must be one of {MODES}. Received: vectorization_mode={mode!r}")
+    if num_envs is not None and num_envs < 1:
+        raise ValueError(f"Argument `num_envs` must be at least 1. Received: num_envs={num_envs}")
+    factory = make_factory(env)
+    if is_vector(env):
+        if num_envs not in (None, env.num_envs):
+            raise ValueError(
+                f"Argument `num_envs` must be that of the vector environment, {env.num_envs}. Received: num_envs={num_envs}"
+            )
+        return env
+    if factory is None:
+        if num_envs != 1:
+            raise ValueError(
+                "An environment without a spec cannot be built again: pass num_envs=1, or a callable that makes it. "
+                f"Received: num_envs={num_envs}"
+            )
+        return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+    num_envs = 16 if num_envs is None else num_envs
+    if mode == "vector_entry_point":
+        if not isinstance(env, str):
+            raise ValueError(f"`vectorization_mode='vector_entry_point'` needs an environment id. Received: env={env!r}")
+        return gymnasium.make_vec(env, num_envs=num_envs, vectorization_mode=mode)
+    if mode == "sync":
+        return SyncVectorEnv([factory] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    return _make_async(factory, num_envs)
+
+
+class Environments:
+    """A vector environment in which every episode is seeded, as far as it lets itself be reset one by one.
+
+    In the disabled autoreset mode each ended stream is reset on the spot, with a seed made from (run seed, stream, episode).
+    An environment's state is then its seed and the actions since, so `state` and `restore` need no pickle.
+
+    Args:
+        vector: A `gymnasium.vector.VectorEnv`.
+        seed: The run's seed.
+    """
+
+    def __init__(self, vector, *, seed):
+        self.vector = vector
+        self.seed = seed
+        self.num_envs = vector.num_envs
+        self.observation_space = vector.single_observation_space
+        self.action_space = vector.single_action_space
+        check_spaces(self.observation_space, self.action_space)
+        self.mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.exact = self.mode == AutoresetMode.DISABLED
+        self.episodes = np.zeros(self.num_envs, "int64")  # begun so far
+        self.actions = [[] for _ in range(self.num_envs)]  # since the reset, where that can be replayed
+        self._ended = np.zeros(self.num_envs, bool)
+
+    def reset(self):
+        """Begins an episode in every stream and returns the first observations, `[E, ...]`."""
+        return self._reset(np.ones(self.num_envs, bool), masked=False)
+
+    def step(self, actions):
+        """Steps every environment.
+
+        Args:
+            actions: `[E]` integers, counted from 0.
+
+        Returns:
+            An `Outcome`.
+
+        Raises:
+            RuntimeError: If a worker process has died.
+        """
+        taken = actions + int(self.action_space.start)
+        observation, reward, terminated, truncated, info = self._call(self.vector.step, taken)
+        reward, terminated, truncated = np.array(reward, "float64"), np.array(terminated), np.array(truncated)
+        ended = terminated | truncated
+        valid = np.ones(self.num_envs, bool)
+        begun = ended.copy()
+        final_observation = None
+        if self.mode == AutoresetMode.NEXT_STEP:
+            valid = ~self._ended
+            begun = self._ended
+            self._ended = ended & valid
+            self.episodes += begun
+        elif self.mode == AutoresetMode.SAME_STEP:
+            if ended.any():
+                final_observation = np.array(observation)
+                for stream in np.flatnonzero(ended):
+                    final_observation[stream] = info["final_obs"][stream]
+                self.episodes += ended
+        else:
+            for stream in range(self.num_envs):
+                self.actions[stream].append(int(actions[stream]))
+            if ended.any():
+                final_observation = np.array(observation)
+                observation = self._reset(ended)
+        return Outcome(np.array(observation), reward, terminated, truncated, valid, begun, final_observation)
+
+    def state(self):
+        """Returns what `restore` needs, as plain lists of numbers."""
+        return {"episodes": self.episodes.tolist(), "actions": [list(actions) for actions in self.actions]}
+
+    def restore(self, state):
+        """Brings every stream back to where it was, by replaying its actions since its seeded reset.
+
+        The streams are at different steps of their episodes: each is reset as many steps before the end as it has made.
+
+        Args:
+            state: What `state` returned, from as many streams in the disabled mode.
+
+        Returns:
+            The observations `[E, ...]`, and for each stream the rewards and terminations since its reset.
+        """
+        lengths = np.array([len(actions) for actions in state["actions"]])
+        self.episodes = np.array(state["episodes"], "int64") - 1
+        observation = self._reset(np.ones(self.num_envs, bool), masked=False)
+        longest = lengths.max()
+        rewards: list[list[float]] = [[] for _ in range(self.num_envs)]
+        terminations: list[list[bool]] = [[] for _ in range(self.num_envs)]
+        for time in range(longest):
+            begin = longest - lengths  # each stream's own reset comes just before its first replayed action
+            starting = begin == time
+            if starting.any() and time:
+                self.episodes -= starting
+                observation = self._reset(starting)
+            playing = begin <= time
+            taken = np.array([state["actions"][e][time - begin[e]] if playing[e] else 0 for e in range(self.num_envs)])
+            outcome = self._call(self.vector.step, taken + int(self.action_space.start))
+            observation = np.array(outcome[0])
+            for stream in np.flatnonzero(playing):
+                rewards[stream].append(float(outcome[1][stream]))
+                terminations[stream].append(bool(outcome[2][stream]))
+            waiting = (outcome[2] | outcome[3]) & ~playing
+            if waiting.any():
+                self.episodes -= waiting
+                self._reset(waiting)
+        late = (begin == longest) if longest else np.zeros(self.num_envs, bool)  # no step made since their reset
+        if late.any():
+            self.episodes -= late
+            observation = self._reset(late)
+        self.actions = [list(actions) for actions in state["actions"]]
+        return observation, rewards, terminations
+
+    def close(self):
+        """Closes the environments and their worker processes."""
+        if not self.vector.closed:
+            self.vector.close()
+
+    def _reset(self, mask, *, masked=True):
+        """Begins a seeded episode in the streams of `mask` and returns all observations."""
+        seeds = [episode_seed(self.seed, e, int(self.episodes[e])) if mask[e] else None for e in range(self.num_envs)]
+        options = {"reset_mask": mask.copy()} if masked else None
+        observation, _ = self._call(self.vector.reset, seed=seeds, options=options)
+        self.episodes += mask
+        for stream in np.flatnonzero(mask):
+            self.actions[stream] = []
+        return np.array(observation)
+
+    def _call(self, method, *arguments, **keywords):
+        """Calls `method`; where a worker process has died, stops the others and says so."""
+        try:
+            return method(*arguments, **keywords)
+        except (EOFError, ConnectionError) as error:
+            dead = [i for i, p in enumerate(self.vector.processes) if not p.is_alive()]
+            codes = [self.vector.processes[i].exitcode for i in dead]
+            for process in self.vector.processes:
+                process.terminate()
+                process.join()
+            self.vector.closed = True
+            raise RuntimeError(
+                f"The worker process of environment {', '.join(map(str, dead)) or '?'} died (exit code "
+                f"{', '.join(map(str, codes)) or '?'}). What was learned up to the step before is intact."
+            ) from error
+
+
+def episode_seed(seed, stream, episode):
+    """Returns the seed of one episode: a number in [0, 2^31), made from the run's seed, the stream and the episode's number."""
+    return int(np.random.SeedSequence([seed, stream, episode]).generate_state(1)[0] >> 1)
+
+
+def episode_seeds(entropy, episodes):
+    """Returns a seed for each of so many episodes, made from a list of integers."""
+    return [int(state >> 1) for state in np.random.SeedSequence(entropy).generate_state(episodes)]
+
+
+def describe_space(space):
+    """Returns an observation space as plain numbers and strings, as far as acting needs to know it."""
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    return {"type": "Box", "shape": list(space.shape), "dtype": space.dtype.name}
+
+
+def space_from(description):
+    """Returns the space that `describe_space` described, without its limits."""
+    if description["type"] == "Discrete":
+        return spaces.Discrete(description["n"], start=description["start"])
+    return spaces.Box(-np.inf, np.inf, tuple(description["shape"]), "float32")
+
+
+def check_spaces(observation_space, action_space):
+    """Raises ValueError where a space is not supported."""
+    if not isinstance(action_space, spaces.Discrete):
+        raise ValueError(
+            f"Deep Q-learning needs a Discrete action space; {type(action_space).__name__} is not supported. "
+            f"Received: action_space={action_space}"
+        )
+    if not isinstance(observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary)):
+        raise ValueError(
+            f"Observation spaces may be Box, MultiBinary or Discrete; {type(observation_space).__name__} is not supported. "
+            f"Received: observation_space={observation_space}"
+        )
+
+
+def is_vector(env):
+    """Returns whether `env` steps several environments at once; EnvPool's objects do without being a `VectorEnv`."""
+    return isinstance(env, VectorEnv) or (hasattr(env, "num_envs") and hasattr(env, "single_observation_space"))
+
+
+def _check_id(env):
+    """Raises ValueError where the id is not registered, with the nearest ones."""
+    try:
+        gymnasium.spec(env)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        near = difflib.get_close_matches(env, gymnasium.registry, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"Unknown environment id.{hint} Received: env={env!r} ({error})") from error
+
+
+def _make(spec, render_mode=None):
+    """Makes one environment from an id or a spec, with the arguments that it is registered with."""
+    return gymnasium.make(spec, render_mode=render_mode, disable_env_checker=True)
+
+
+def _call(function, render_mode=None):
+    """Makes one environment with the user's callable, which needs to know of `render_mode` only for films."""
+    if render_mode is None:
+        return function()
+    parameters = inspect.signature(function).parameters.values()
+    if not any(p.name == "render_mode" or p.kind == p.VAR_KEYWORD for p in parameters):
+        raise TypeError(f"An environment's callable must take `render_mode` for films. Received: env={function!r}")
+    return function(render_mode=render_mode)
+
+
+def _has_recipe(env):
+    """Returns whether `env` can be built again from its spec, its wrappers included."""
+    spec = env.spec
+    if spec is None:
+        return False
+    return all(wrapper.kwargs is not None for wrapper in spec.additional_wrappers)
+
+
+def _make_async(factory, num_envs):
+    """Returns worker processes that leave Ctrl-C to this process, which then finishes its step first."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    try:
+        return AsyncVectorEnv([factory] * num_envs, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+    except (EOFError, ConnectionError) as error:
+        raise RuntimeError(
+            "The worker processes did not start. A script that uses vectorization_mode='async' must keep its work under "
+            '`if __name__ == "__main__":`, since each worker imports it.'
+        ) from error
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)

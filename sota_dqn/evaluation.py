@@ -1,0 +1,74 @@
+"""Playing whole episodes without learning, for scores and films."""
+
+import numpy as np
+
+__all__ = ["play_episodes", "summarize"]
+
+MOST_ENVIRONMENTS = 32  # stepped side by side; more episodes than that take turns
+
+
+def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_steps=None):
+    """Plays one whole episode for each seed, side by side.
+
+    Args:
+        choose: A function from what the model sees, `[N, ...]`, to actions, `[N]` integers from 0.
+        make: A function that makes one environment.
+        preprocess: A `Preprocessing`.
+        frames: A fresh `Frames`.
+        seeds: One per episode.
+        on_step: Called with (env, return, length) after each reset and step of each environment, for films.
+        max_steps: Environment steps after which an episode is left; None for whole episodes.
+
+    Returns:
+        The returns and the lengths, two lists in the order of the seeds.
+    """
+    waiting = list(enumerate(seeds))[::-1]
+    most = 1 if getattr(make, "single", False) else MOST_ENVIRONMENTS
+    envs = [make() for _ in range(min(len(seeds), most))]
+    try:
+        returns, lengths = [0.0] * len(seeds), [0] * len(seeds)
+        playing = [waiting.pop() for _ in envs]
+        start = int(envs[0].action_space.start)
+        observation = np.stack([env.reset(seed=seed)[0] for env, (_, seed) in zip(envs, playing, strict=True)])
+        begun = np.ones(len(envs), bool)
+        if on_step:
+            for env in envs:
+                on_step(env, 0.0, 0)
+        while any(playing):
+            actions = np.asarray(choose(frames(preprocess(observation), begun)))
+            begun = np.zeros(len(envs), bool)
+            for i, (env, episode) in enumerate(zip(envs, playing, strict=True)):
+                if episode is None:
+                    continue
+                number = episode[0]
+                observation[i], reward, terminated, truncated, _ = env.step(int(actions[i]) + start)
+                returns[number] += float(reward)
+                lengths[number] += 1
+                if on_step:
+                    on_step(env, returns[number], lengths[number])
+                if terminated or truncated or lengths[number] == max_steps:
+                    playing[i] = waiting.pop() if waiting else None
+                    begun[i] = True
+                    if playing[i]:
+                        observation[i] = env.reset(seed=playing[i][1])[0]
+        return returns, lengths
+    finally:
+        for env in envs:
+            env.close()
+
+
+def summarize(returns, lengths, seeds, *, protocol):
+    """Returns the outcome of an evaluation as a dict.
+
+    Returns:
+        `return_mean` and `return_std` (over episodes), `returns`, `lengths` (environment steps), `seeds`, and `protocol`, a
+        sentence that says how it was played.
+    """
+    return {
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+        "returns": returns,
+        "lengths": lengths,
+        "seeds": list(seeds),
+        "protocol": protocol,
+    }

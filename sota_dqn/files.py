@@ -1,0 +1,25 @@
+"""Files that are complete at any moment: whoever reads one while it is rewritten sees the old one or the new one."""
+
+import contextlib
+import os
+import pathlib
+
+__all__ = ["replacing"]
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yields a path beside `path` to write to, which takes the place of `path` once the block has ended.
+
+    It has the suffix of `path`, by which writers choose a format. A missing directory is made. Where the block raises,
+    `path` stays as it was and what had been written is removed.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

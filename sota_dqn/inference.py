@@ -1,0 +1,192 @@
+"""Acting with a trained model: single actions, evaluation, a window, films."""
+
+import functools
+import pathlib
+
+import keras
+import numpy as np
+
+from sota_dqn import checkpoint, recorder
+from sota_dqn.actor import Choice, Frames
+from sota_dqn.environments import check_spaces, episode_seeds, make_evaluation_factory, space_from
+from sota_dqn.evaluation import play_episodes, summarize
+from sota_dqn.models import has_convolutions
+from sota_dqn.policies import EpsilonGreedy
+from sota_dqn.preprocessing import Preprocessing
+
+__all__ = ["DQNInference"]
+
+UNKNOWN_FPS = 30  # frames per second of environments that do not tell
+
+
+class DQNInference:
+    """A trained agent.
+
+    Args:
+        source: A checkpoint's directory, a `.keras` file, or a Keras model.
+        env: What to play in: an id, a callable that takes `render_mode`, or a `gymnasium.Env`. None takes the checkpoint's;
+            a file or a model needs it for whatever plays.
+        preprocess: As in training. None takes the checkpoint's; where it had some, it must be given again.
+        frame_stack: As in training, None for the checkpoint's.
+        epsilon: The probability of a random action, in [0, 1].
+        seed: From which random actions are drawn.
+        custom_objects: A dict of the names and classes of the model's own layers.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `source`.
+        ValueError: If it is damaged, does not fit the environment, or needs an argument that is not given.
+    """
+
+    def __init__(
+        self, source, *, env=None, preprocess=None, frame_stack=None, epsilon=0, seed=0, custom_objects=None
+    ):
+        config = {"arguments": {}}
+        if isinstance(source, keras.Model):
+            self.model = source
+        elif pathlib.Path(source).suffix == ".keras":
+            self.model = checkpoint.load_model(source, custom_objects)
+        else:
+            found = checkpoint.Checkpoint(source)
+            config = found.config
+            self.model = checkpoint.load_model(found.model_path, custom_objects)
+        arguments = config["arguments"]
+        if preprocess is None:
+            preprocess = checkpoint.decode(arguments.get("preprocess"), "preprocess")
+        self.epsilon = epsilon
+        self.frame_stack = arguments.get("frame_stack") if frame_stack is None else frame_stack
+        self._env = env if env is not None else arguments.get("eval_env") or arguments.get("env")
+        self._space, self._start = self._spaces(config)
+        self._preprocess = Preprocessing(preprocess, self._space)
+        self._choose = Choice(
+            self.model,
+            EpsilonGreedy(epsilon),
+            random=np.random.default_rng(seed),
+            convolutions=has_convolutions(self.model),
+            stacked=self.frame_stack is not None,
+        )
+        self._frames = None
+        self._begun = None
+
+    def act(self, observation):
+        """Returns the action for an observation, or for one of each of several streams.
+
+        With a frame stack each call is the next step of its stream; `reset` begins a new episode.
+
+        Args:
+            observation: `[...]` as the environment gives it, or a batch of them, `[E, ...]`, always of the same E.
+
+        Returns:
+            An integer, or `[E]` integers, as the environment takes them.
+
+        Raises:
+            ValueError: If the observation does not fit the model.
+        """
+        observation = np.asarray(observation)
+        single = observation.ndim == self._rank()
+        batch = self._preprocess(observation[None] if single else observation)
+        if self._begun is None or len(self._begun) != len(batch):
+            self._frames = Frames(self.frame_stack, "reset")
+            self._begun = np.ones(len(batch), bool)
+        actions = self._act(self._frames(batch, self._begun)) + self._start
+        self._begun = np.zeros(len(batch), bool)
+        return int(actions[0]) if single else actions
+
+    def reset(self, mask=None):
+        """Begins a new episode, in the streams of `mask` (`[E]` bool), or in all of them."""
+        if mask is None or self._begun is None:
+            self._begun = None
+        else:
+            self._begun = self._begun | np.asarray(mask, bool)
+
+    def evaluate(self, episodes=20, *, seed=0):
+        """Plays whole episodes.
+
+        Args:
+            episodes: How many.
+            seed: From which the episodes' seeds are made.
+
+        Returns:
+            A dict of `return_mean`, `return_std`, `returns`, `lengths` (environment steps), `seeds` and `protocol`.
+        """
+        if episodes < 1:
+            raise ValueError(f"Argument `episodes` must be at least 1. Received: episodes={episodes}")
+        seeds = episode_seeds([seed], episodes)
+        returns, lengths = self._play(self._factory(), seeds)
+        return summarize(returns, lengths, seeds, protocol=f"epsilon {self.epsilon}, {episodes} whole episodes")
+
+    def play(self, *, episodes=1, seed=0):
+        """Plays in a window, at the environment's own speed, one episode after the other.
+
+        Returns:
+            The episodes' returns.
+        """
+        make = functools.partial(self._factory(), render_mode="human")
+        return [self._play(make, [one])[0][0] for one in episode_seeds([seed], episodes)]
+
+    def record(self, path, *, seed=0, captions=True, every=1, scale=1.0, max_steps=None):
+        """Films one episode.
+
+        Args:
+            path: A path ending in `.gif` or `.mp4`.
+            seed: From which the episode's seed is made.
+            captions: Whether score and step are drawn.
+            every: Only one in so many frames is kept; the film keeps its speed.
+            scale: Factor on height and width.
+            max_steps: Environment steps after which the film ends; None for the whole episode.
+
+        Returns:
+            The episode's return, as far as it was filmed.
+        """
+        make = functools.partial(self._factory(), render_mode="rgb_array")
+        probe = make()
+        fps = probe.metadata.get("render_fps") or UNKNOWN_FPS
+        probe.close()
+        with recorder.Film(path, fps=fps, every=every, scale=scale) as film:
+
+            def add(env, score, step):
+                frame = env.render()
+                film.add(recorder.draw_text(frame, recorder.caption(score, step)) if captions else frame)
+
+            returns, _ = self._play(make, episode_seeds([seed], 1), on_step=add, max_steps=max_steps)
+        return returns[0]
+
+    def _play(self, make, seeds, **options):
+        """Plays an episode for each seed and returns their returns and lengths."""
+        return play_episodes(
+            self._act, make, self._preprocess, Frames(self.frame_stack, "reset"), seeds=seeds, **options
+        )
+
+    def _act(self, observations):
+        """Returns actions, counted from 0, for what the model sees."""
+        return keras.ops.convert_to_numpy(self._choose(observations, 0))
+
+    def _factory(self):
+        """Returns the function that makes environments to play in."""
+        if self._env is None:
+            raise ValueError("Argument `env` is needed to play: DQNInference(source, env=...). Received: env=None")
+        env = checkpoint.decode(self._env, "env")
+        return make_evaluation_factory(env, env)
+
+    def _spaces(self, config):
+        """Returns the observation space and the number of the first action, as far as they can be known, and checks them."""
+        if "observation_space" in config and isinstance(self._env, dict):  # an environment that must be given again to play
+            return space_from(config["observation_space"]), config["action_start"]
+        if self._env is None:
+            return None, 0
+        env = self._factory()()
+        env.close()
+        check_spaces(env.observation_space, env.action_space)
+        outputs = self.model.output_shape[-1]
+        if outputs != env.action_space.n:
+            raise ValueError(
+                f"The model has {outputs} outputs and the environment {env.action_space.n} actions. Received: env={self._env!r}"
+            )
+        return env.observation_space, int(env.action_space.start)
+
+    def _rank(self):
+        """Returns how many dimensions one observation has before preprocessing."""
+        if self._space is not None:
+            return len(self._space.shape or ())
+        if self._preprocess.functions or self.frame_stack is not None:
+            raise ValueError("Argument `env` is needed to tell one observation from a batch of them. Received: env=None")
+        return len(self.model.input_shape) - 1

@@ -1,0 +1,62 @@
+"""What is asked of the user's Keras model."""
+
+import keras
+
+from sota_dqn.storage import merge_frames
+
+__all__ = ["check_model", "has_convolutions"]
+
+
+def check_model(model, observations, num_actions, *, stacked):
+    """Raises ValueError unless `model` maps such observations to one value per action and can be saved and loaded safely.
+
+    Args:
+        model: A Keras model.
+        observations: `[E, ...]`, preprocessed, as the actor hands them over.
+        num_actions: A.
+        stacked: Whether they are stacks of frames, `[E, k, *O]`.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Argument `model` must be a Keras model. Received: model={model!r}")
+    for layer in _layers(model):
+        if isinstance(layer, keras.layers.Lambda):
+            raise ValueError(
+                f"The model has a Lambda layer, {layer.name!r}, which cannot be loaded safely from a checkpoint: write it as "
+                "a keras.layers.Layer subclass, or use a layer that Keras has (Rescaling, for example)."
+            )
+    observations = merge_frames(keras.ops.convert_to_tensor(observations)) if stacked else observations
+    shape = tuple(observations.shape[1:])
+    expected = getattr(model, "input_shape", None) if model.built else None
+    if isinstance(expected, (list, dict)):
+        raise ValueError(f"The model must have one input, the observation. Received: input_shape={expected}")
+    wrong = ValueError(
+        f"The model's input does not match the preprocessed observations, which have shape {shape}. "
+        f"Received: input_shape={expected and expected[1:]}"
+    )
+    if expected and not _fits(shape, expected[1:]):
+        raise wrong
+    try:
+        values = model(observations, training=False)
+    except Exception as error:  # whatever the user's layers raise
+        raise wrong from error
+    if tuple(getattr(values, "shape", ())) != (len(observations), num_actions):
+        found = tuple(getattr(values, "shape", ()))[1:] or type(values).__name__
+        raise ValueError(f"The model must output one value for each of the {num_actions} actions. Received: {found}")
+
+
+def has_convolutions(model):
+    """Returns whether any layer convolves: the one property of a model that decides how it is compiled."""
+    return any("Conv" in type(layer).__name__ for layer in _layers(model))
+
+
+def _layers(layer):
+    """Yields the layers inside a model, however deep."""
+    inside = [*getattr(layer, "layers", []), *(getattr(layer, name, None) for name in ("layer", "cell"))]
+    for child in inside:
+        if isinstance(child, keras.layers.Layer):
+            yield child
+            yield from _layers(child)
+
+
+def _fits(shape, expected):
+    return len(shape) == len(expected) and all(e is None or s == e for s, e in zip(shape, expected, strict=True))

@@ -1,0 +1,159 @@
+"""What a run says about itself from one report to the next, and how it is stopped by hand."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+
+import keras
+import numpy as np
+
+__all__ = ["Clock", "Epoch", "Interrupt", "Record", "hears_batches"]
+
+PHASES = ("environment", "act", "insert", "learn", "idle", "callbacks")
+
+
+class Epoch:
+    """Collects what happens between two reports. It may go on in a later call of `train`, or in another process.
+
+    Args:
+        metrics: The names of what an update returns.
+    """
+
+    def __init__(self, metrics):
+        self.metrics = metrics
+        self._clear()
+
+    def begin(self, steps, updates):
+        """Starts the clock at these totals."""
+        self._started = (time.perf_counter(), steps, updates)
+
+    def episode(self, episode):
+        """Takes note of an episode that ended."""
+        self.returns.append(episode.episode_return)
+        self.lengths.append(episode.episode_length)
+
+    def learned(self, metrics):
+        """Takes note of the metrics of one compiled call, `[K]` each, which may still be on the device."""
+        self._waiting.append(metrics)
+        self.calls += 1
+
+    def end(self, steps, updates, episodes, epsilon):
+        """Returns the logs under their fixed names, NaN where there is nothing to report, and forgets what they came from."""
+        self._collect()
+        since, steps_before, updates_before = self._started
+        seconds = max(time.perf_counter() - since, 1e-9)
+        logs = {
+            "episode_return": _mean(self.returns),
+            "episode_length": _mean(self.lengths),
+            "episodes": episodes,
+            "steps": steps,
+            "updates": updates,
+            **{name: _mean(values) for name, values in self._values.items()},
+            "epsilon": epsilon,
+            "steps_per_second": (steps - steps_before) / seconds,
+            "updates_per_second": (updates - updates_before) / seconds,
+        }
+        self._clear()
+        return logs
+
+    def state(self):
+        """Returns what `restore` needs, as plain numbers."""
+        self._collect()
+        return {"returns": self.returns, "lengths": self.lengths, "calls": self.calls, "values": self._values}
+
+    def restore(self, state):
+        """Goes on where `state` was taken."""
+        self.returns, self.lengths = list(state["returns"]), list(state["lengths"])
+        self.calls, self._values = state["calls"], state["values"]
+
+    def _clear(self):
+        self.returns, self.lengths, self.calls = [], [], 0
+        self._values = {name: [] for name in self.metrics}
+        self._waiting = []
+
+    def _collect(self):
+        for metrics in self._waiting:
+            for name, values in metrics.items():
+                self._values[name] += keras.ops.convert_to_numpy(values).tolist()
+        self._waiting = []
+
+
+class Record(keras.callbacks.Callback):
+    """Appends every epoch's logs to a history that outlives the call of `train`.
+
+    Args:
+        history: A dict of lists.
+    """
+
+    def __init__(self, history):
+        super().__init__()
+        self.history = history
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(value)
+
+
+class Clock:
+    """Sums the wall-clock seconds of each phase of the loop, or does nothing.
+
+    The phases are those of the host: `learn` is handing the updates to the device, and `idle` is waiting for it.
+
+    Args:
+        running: Whether to measure.
+    """
+
+    def __init__(self, running):
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.running = running
+        self._start = time.perf_counter()
+
+    def __call__(self, phase):
+        """Returns a context whose time counts as `phase`."""
+        return self._measure(phase) if self.running else contextlib.nullcontext()
+
+    def finish(self):
+        """Returns the seconds of each phase and of all else, `other`."""
+        total = time.perf_counter() - self._start
+        return {**self.seconds, "other": total - sum(self.seconds.values())}
+
+    @contextlib.contextmanager
+    def _measure(self, phase):
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
+
+
+class Interrupt:
+    """A context in which the first Ctrl-C only sets `pressed`, so that the running step is completed. The second raises."""
+
+    def __init__(self):
+        self.pressed = False
+
+    def __enter__(self):
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *exception):
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number, frame):
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+
+def hears_batches(callbacks):
+    """Returns whether any of the callbacks listens to batches: only then are the metrics fetched after each of them."""
+    hooks = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+    default = keras.callbacks.Callback
+    return any(getattr(type(c), hook) is not getattr(default, hook) for c in callbacks for hook in hooks)
+
+
+def _mean(values):
+    return float(np.mean(values)) if values else math.nan

@@ -1,0 +1,445 @@
+"""The training loop: act, learn and step at once, report, evaluate, save and resume.
+
+`Trainer` is abstract. An algorithm is a subclass with one method, `build`, that makes its learner.
+"""
+
+import abc
+import inspect
+import math
+import pathlib
+
+import keras
+import numpy as np
+
+from sota_dqn import backend, callbacks, checkpoint
+from sota_dqn.actor import Actor, Choice, Frames
+from sota_dqn.environments import Environments, describe_space, episode_seeds, make_evaluation_factory, make_vector
+from sota_dqn.evaluation import play_episodes, summarize
+from sota_dqn.models import check_model, has_convolutions
+from sota_dqn.policies import EpsilonGreedy, Greedy
+from sota_dqn.preprocessing import Preprocessing
+from sota_dqn.replay import Replay
+from sota_dqn.reporting import Clock, Epoch, Interrupt, Record, hears_batches
+from sota_dqn.schedules import linear
+
+__all__ = ["Trainer"]
+
+LEAST_UPDATES_PER_CALL = 8  # fewer than that cost more to call than to make
+
+
+class Trainer(abc.ABC):
+    """What every trainer does; the arguments are described where they are the user's, in `DQNTrainer`."""
+
+    def __init__(
+        self,
+        env,
+        model,
+        *,
+        num_envs,
+        vectorization_mode,
+        eval_env,
+        preprocess,
+        frame_stack,
+        replay,
+        policy,
+        batch_size,
+        updates_per_step,
+        updates_per_call,
+        learning_starts,
+        report_every,
+        seed,
+    ):
+        _check_positive(frame_stack=frame_stack, batch_size=batch_size, updates_per_call=updates_per_call)
+        _check_positive(learning_starts=learning_starts, report_every=report_every)
+        if not updates_per_step > 0:
+            raise ValueError(f"Argument `updates_per_step` must be above 0. Received: updates_per_step={updates_per_step}")
+        self.model = model
+        self.seed = seed
+        self.batch_size = batch_size
+        self.updates_per_step = updates_per_step
+        self.report_every = report_every
+        self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
+        self.replay = Replay() if replay is None else replay
+        if self.replay.storage is not None:
+            raise ValueError("Argument `replay` already belongs to another trainer: make one for each.")
+        self._make_env = make_evaluation_factory(env, eval_env)
+        environments = Environments(make_vector(env, num_envs=num_envs, mode=vectorization_mode), seed=seed)
+        self.actor = Actor(
+            environments,
+            Preprocessing(preprocess, environments.observation_space),
+            frames=Frames(frame_stack, "reset"),
+            discount=None,
+        )
+        self.num_envs = environments.num_envs
+        self.actor.start()
+        check_model(model, self.actor.stacked, int(environments.action_space.n), stacked=frame_stack is not None)
+        self.random = dict(zip(("sampling", "acting"), np.random.default_rng(seed).spawn(2), strict=True))
+        self.updates_per_call = updates_per_call or self._good_updates_per_call()
+        self.frame_stack = frame_stack
+        self.learner = self.build()
+        ready = max(batch_size, self.num_envs * (self.replay.after + 2))  # by then there are rows to draw
+        self.learning_starts = max(1_000, ready) if learning_starts is None else learning_starts
+        if self.learning_starts < ready:
+            raise ValueError(
+                f"Argument `learning_starts` must be at least {ready} with {self.num_envs} environments and batches of "
+                f"{batch_size}. Received: learning_starts={learning_starts}"
+            )
+        self.actor.connect(self.learner, self._choice(self.policy, "acting"), steps_per_chunk=self._steps_per_call())
+        self._greedy = self._choice(Greedy(), None)
+        self.steps = self.episodes = self.evaluations = 0
+        self.history: dict[str, list[float]] = {}
+        self.profile: dict[str, float] = {}
+        self._origin = (self.learning_starts, 0)  # steps and updates from which `updates_per_step` counts
+        self._epoch = Epoch(self.learner.metrics)
+
+    @abc.abstractmethod
+    def build(self):
+        """Builds the replay and returns the `Learner`."""
+
+    def build_replay(self, *, after, return_to_go=None):
+        """Builds the replay for windows of `after` rows after a drawn one.
+
+        Args:
+            after: Rows.
+            return_to_go: The discount of stored returns to go; None where they are not stored.
+        """
+        self.actor.discount = return_to_go
+        self.replay.build(
+            self.num_envs,
+            observation_shape=self.actor.preprocess.shape,
+            observation_dtype=self.actor.preprocess.dtype,
+            after=after,
+            chunk=2 * (self._steps_per_call() + 1),  # a step writes two rows where an episode ends
+            frame_stack=self.frame_stack,
+            padding=self.actor.frames.padding,
+            return_to_go=return_to_go is not None,
+        )
+
+    @property
+    def updates(self):
+        """Gradient steps made so far."""
+        return self.learner.updates
+
+    def train(self, steps=None, *, episodes=None, callbacks=None, verbose="auto", profile=False):
+        """Trains the model; a second call goes on where the first stopped.
+
+        Args:
+            steps: Further environment steps, summed over the environments; rounded up to a step of all of them.
+            episodes: Further episodes. The first of the two that is reached ends the training.
+            callbacks: Keras callbacks or those of `sota_dqn.callbacks`. An epoch is `report_every` steps, a batch is one
+                compiled call of `updates_per_call` updates.
+            verbose: 0 is silent, 1 shows the progress; `"auto"` is 1.
+            profile: Whether to measure the time of each phase, into `self.profile` (seconds), and to print it.
+
+        Returns:
+            A `keras.callbacks.History` of this call. The whole run's is `self.history`.
+
+        Raises:
+            ValueError: If a reward or an observation is NaN, or an argument is out of range. Whatever ends the training
+                early, a checkpoint is written first: by a `Checkpoint` callback, or else to the directory that the error
+                names.
+            KeyboardInterrupt: After Ctrl-C, when the running step is complete. Training can go on from there.
+        """
+        _check_positive(steps=steps, episodes=episodes)
+        if steps is None and episodes is None:
+            raise ValueError("Argument `steps` or `episodes` must be given. Received: steps=None, episodes=None")
+        last_step = math.inf if steps is None else self.steps + steps
+        last_episode = math.inf if episodes is None else self.episodes + episodes
+        listeners = self._listeners(callbacks, verbose, last_step, last_episode)
+        self.model.stop_training = False
+        self._clock = Clock(profile)
+        listeners.on_train_begin()
+        with Interrupt() as interrupt:
+            try:
+                with backend.asynchronous():
+                    self._loop(last_step, last_episode, listeners, interrupt)
+            except Exception as error:
+                self._rescue(listeners, error)
+                raise
+            listeners.on_train_end()
+        if profile:
+            self.profile = self._clock.finish()
+            print("  ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.profile.items()))
+        if interrupt.pressed:
+            raise KeyboardInterrupt(f"Training was interrupted after {self.steps:,} steps; train() goes on from there.")
+        return next(c for c in listeners.callbacks if isinstance(c, keras.callbacks.History))
+
+    def evaluate(self, episodes=20, *, seed=None):
+        """Plays whole episodes with the greedy policy, in environments of their own.
+
+        Args:
+            episodes: How many.
+            seed: From which the episodes' seeds are made; None takes the run's seed and the evaluation's number.
+
+        Returns:
+            A dict of `return_mean`, `return_std`, `returns`, `lengths` (environment steps), `seeds` and `protocol`.
+        """
+        _check_positive(episodes=episodes)
+        if seed is None:
+            self.evaluations += 1
+        # Streams count from 0: no episode of training shares these seeds.
+        seeds = episode_seeds([self.seed, 2**32 - 1, self.evaluations] if seed is None else [seed], episodes)
+        returns, lengths = play_episodes(
+            lambda observations: self._greedy(observations, self.steps),
+            self._make_env,
+            self.actor.preprocess,
+            self._frames(),
+            seeds=seeds,
+        )
+        return summarize(returns, lengths, seeds, protocol=f"greedy, {episodes} whole episodes")
+
+    def save(self, path, *, replay=True):
+        """Writes a checkpoint: a directory that `load` and `DQNInference` read.
+
+        Args:
+            path: The directory. A checkpoint in it is replaced, and stays until the new one is complete.
+            replay: Whether the replay is part of it. Without, files are small, and a resumed run first fills a new replay.
+        """
+        self.actor.flush()
+        factory, arguments = self.recipe
+        arguments = {name: checkpoint.encode(value, name) for name, value in arguments.items() if name != "model"}
+        config = {
+            "trainer": factory.__name__,
+            "backend": backend.BACKEND,
+            "keras": keras.__version__,
+            "steps": self.steps,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "observation": [list(self.actor.preprocess.shape), self.actor.preprocess.dtype],
+            "observation_space": describe_space(self.actor.environments.observation_space),
+            "num_actions": int(self.actor.environments.action_space.n),
+            "action_start": int(self.actor.environments.action_space.start),
+            "replay": replay,
+            "arguments": arguments,
+        }
+        state = {
+            "actor": self.actor.state(),
+            "epoch": self._epoch.state(),
+            "evaluations": self.evaluations,
+            "history": self.history,
+            "origin": self._origin,
+            "random": {name: generator.bit_generator.state for name, generator in self.random.items()},
+        }
+        checkpoint.save(path, config=config, state=state, model=self.model, arrays=self._arrays(replay))
+
+    @classmethod
+    def load(cls, path, *, custom_objects=None, **given):
+        """Returns the trainer of a checkpoint, ready to go on.
+
+        On a CPU, with environments that are deterministic under their seed, the run ends bit for bit as if it had not been
+        stopped. With others it goes on with fresh episodes, and says so.
+
+        Args:
+            path: The checkpoint's directory.
+            custom_objects: A dict of the names and classes of the model's own layers.
+            **given: Arguments of the trainer that the checkpoint cannot hold (an environment's callable, preprocessing, a
+                target, policy or penalty of your own), or that are to be others from now on.
+
+        Raises:
+            FileNotFoundError: If there is no checkpoint.
+            ValueError: If it is damaged, of another version or environment, or needs an argument that is not given.
+        """
+        found = checkpoint.Checkpoint(path)
+        if found.config["trainer"] != cls.__name__:
+            raise ValueError(f"The checkpoint {path} is of a {found.config['trainer']}, not of a {cls.__name__}.")
+        known = inspect.signature(cls).parameters
+        for name in given:
+            if name not in known or name == "model":
+                raise TypeError(f"{cls.__name__}.load() got an unexpected argument `{name}`.")
+        arguments = {
+            name: given[name] if name in given else checkpoint.decode(value, name)
+            for name, value in found.config["arguments"].items()
+        }
+        model = checkpoint.load_model(found.model_path, custom_objects)
+        trainer = cls(arguments.pop("env"), model, **arguments)
+        trainer._restore(found)
+        return trainer
+
+    def close(self):
+        """Closes the environments and their worker processes."""
+        self.actor.environments.close()
+
+    def _loop(self, last_step, last_episode, listeners, interrupt):
+        """Runs epochs until the end, a callback or Ctrl-C stops it; one that Ctrl-C cuts short goes on next time."""
+        on_episode_end = [c.on_episode_end for c in listeners.callbacks if hasattr(c, "on_episode_end")]
+        on_batch = hears_batches(listeners.callbacks)
+
+        def done():
+            return self.steps >= last_step or self.episodes >= last_episode or self.model.stop_training
+
+        while not done() and not interrupt.pressed:
+            number = len(next(iter(self.history.values()), []))
+            listeners.on_epoch_begin(number)
+            self._epoch.begin(self.steps, self.updates)
+            boundary = (self.steps // self.report_every + 1) * self.report_every
+            while self.steps < boundary and not done() and not interrupt.pressed:
+                if on_batch:
+                    listeners.on_train_batch_begin(self._epoch.calls)
+                learned = self._step(on_episode_end)
+                if on_batch and learned:
+                    logs = {name: float(np.mean(np.asarray(values))) for name, values in learned.items()}
+                    listeners.on_train_batch_end(self._epoch.calls, logs)
+            if not interrupt.pressed:
+                with self._clock("idle"):
+                    logs = self._epoch.end(self.steps, self.updates, self.episodes, self._epsilon())
+                with self._clock("callbacks"):
+                    listeners.on_epoch_end(number, logs)
+
+    def _step(self, on_episode_end):
+        """Steps every environment once, while the device makes the updates that are due; returns their metrics."""
+        with self._clock("act"):
+            actions = self.actor.choose(self.steps)
+        learned = self._learn()
+        with self._clock("idle"):
+            actions = keras.ops.convert_to_numpy(actions)
+        with self._clock("environment"):
+            episodes = self.actor.step(actions)
+        self.steps += self.num_envs
+        for episode in episodes:
+            self._epoch.episode(episode)
+            logs = {
+                "episode_return": episode.episode_return,
+                "episode_length": episode.episode_length,
+                "steps": self.steps,
+                "stream": episode.stream,
+            }
+            for listener in on_episode_end:
+                listener(self.episodes, logs)
+            self.episodes += 1
+        return learned
+
+    def _learn(self):
+        """Dispatches the updates that are due: a compiled call, or none. The actions were chosen before them."""
+        learned = None
+        while self._due() >= self.updates_per_call:
+            with self._clock("insert"):
+                self.actor.flush()
+            with self._clock("learn"):
+                learned = self.learner.learn(self.steps)
+            self._epoch.learned(learned)
+        return learned
+
+    def _due(self):
+        """Returns how many updates the steps so far are worth, beyond those made."""
+        steps, updates = self._origin
+        return int((self.steps - steps) * self.updates_per_step) - (self.updates - updates)
+
+    def _good_updates_per_call(self):
+        """Returns K: what a step of all environments is worth, or a few such steps; with convolutions on a CPU less.
+
+        There XLA runs a loop slowly and JAX unrolls it (see `backend.plan`), so a large K only takes longer to compile.
+        """
+        worth = self.num_envs * self.updates_per_step
+        plan = backend.plan(convolutions=has_convolutions(self.model))
+        if not plan.fused:
+            return 1
+        return max(1, round(worth * math.ceil(LEAST_UPDATES_PER_CALL / worth)))
+
+    def _steps_per_call(self):
+        return max(1, math.ceil(self.updates_per_call / (self.num_envs * self.updates_per_step)))
+
+    def _choice(self, policy, random):
+        """Returns a compiled policy that draws from one of the run's generators, or, being greedy, from none of them."""
+        return Choice(
+            self.model,
+            policy,
+            random=self.random[random] if random else np.random.default_rng(0),
+            convolutions=has_convolutions(self.model),
+            stacked=self.frame_stack is not None,
+        )
+
+    def _frames(self):
+        return Frames(self.frame_stack, self.actor.frames.padding)
+
+    def _epsilon(self):
+        epsilon = getattr(self.policy, "epsilon", None)
+        return math.nan if epsilon is None else float(epsilon(self.steps))
+
+    def _listeners(self, given, verbose, last_step, last_episode):
+        """Returns a `CallbackList`: evaluations first, whose results the others then see."""
+        given = keras.tree.flatten(given) if given else []
+        for callback in given:
+            if isinstance(callback, keras.callbacks.BackupAndRestore):
+                raise ValueError(
+                    "BackupAndRestore cannot resume a replay and its environments: use "
+                    "sota_dqn.callbacks.Checkpoint(path), and DQNTrainer.load(path) to go on."
+                )
+        first = [c for c in given if isinstance(c, callbacks.Evaluation)]
+        rest = [c for c in given if not isinstance(c, callbacks.Evaluation)]
+        if verbose:
+            rest.append(callbacks.Progress())
+        listeners = keras.callbacks.CallbackList(
+            [*first, Record(self.history), *rest],
+            add_history=True,
+            model=self.model,
+            steps=None if last_step == math.inf else last_step,
+            episodes=None if last_episode == math.inf else last_episode,
+            verbose=verbose,
+        )
+        for callback in listeners.callbacks:
+            if isinstance(callback, callbacks.Callback):
+                callback.set_trainer(self)
+        return listeners
+
+    def _rescue(self, listeners, error):
+        """Sees to it that what was learned is on the disk, and says where."""
+        try:
+            if any(isinstance(c, callbacks.Checkpoint) for c in listeners.callbacks):
+                listeners.on_train_end()
+                return
+            path = pathlib.Path(f"sota_dqn-rescue-{self.steps}").absolute()
+            self.save(path)
+            error.add_note(f"What was learned so far is in {path}: {type(self).__name__}.load({str(path)!r}) goes on.")
+        except Exception as failure:
+            error.add_note(f"A checkpoint could not be written either: {failure}")
+
+    def _arrays(self, replay):
+        """Returns the variables and arrays of a checkpoint by name."""
+        arrays = {"actor_observation": self.actor.observation}
+        if self.frame_stack is not None:
+            arrays["actor_frames"] = self.actor.frames.stack
+        groups = {
+            "model": self.model.variables,
+            "optimizer": self.learner.optimizer.variables,
+            "target": self.learner.target_variables,
+        }
+        if replay:
+            groups["replay"] = self.replay.variables
+        for group, variables in groups.items():
+            arrays.update({f"{group}_{i}": variable for i, variable in enumerate(variables)})
+        return arrays
+
+    def _restore(self, found):
+        """Takes over the state of a checkpoint."""
+        config, state = found.config, found.state
+        actual = [list(self.actor.preprocess.shape), self.actor.preprocess.dtype]
+        if [*config["observation"], config["num_actions"]] != [*actual, int(self.actor.environments.action_space.n)]:
+            raise ValueError(
+                f"The checkpoint {found.path} is of another environment: observations {config['observation']} and "
+                f"{config['num_actions']} actions. Received: {actual} and {self.actor.environments.action_space.n} actions."
+            )
+        for name, values in self._arrays(config["replay"]).items():
+            if isinstance(values, keras.Variable):
+                found.assign(name, values)
+        self.steps, self.episodes, self.learner.updates = config["steps"], config["episodes"], config["updates"]
+        self.evaluations, self.history = state["evaluations"], state["history"]
+        self._origin = tuple(state["origin"])
+        self._epoch.restore(state["epoch"])
+        for name, generator in self.random.items():
+            generator.bit_generator.state = state["random"][name]
+        if not config["replay"]:
+            state["actor"]["count"] = [0] * self.num_envs
+            ready = self.steps + self.learning_starts
+            self._origin = (max(ready, self._origin[0]), self.updates)
+        frames = np.array(found.array("actor_frames")) if "actor_frames" in found else None
+        if not self.actor.restore(state["actor"], np.array(found.array("actor_observation")), frames):
+            print("The environments could not be brought back to where they were: training goes on with fresh episodes.")
+
+
+def _check_positive(**numbers):
+    """Raises ValueError or TypeError for a number that is given and is not an integer of at least 1."""
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+            raise TypeError(f"Argument `{name}` must be an integer. Received: {name}={value!r}")
+        if value is not None and value < 1:
+            raise ValueError(f"Argument `{name}` must be at least 1. Received: {name}={value}")
