@@ -1,0 +1,114 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from transforms import gradient
+
+from sota_dqn.layers import Dueling
+
+
+def plain(layer, weights, x):
+    """Returns `V + A - mean A` from the eight weights of a layer with relu, without any scaling of gradients."""
+    value_kernel, value_bias, value_head, value_head_bias, kernel, bias, head, head_bias = weights
+    value = ops.relu(x @ value_kernel + value_bias) @ value_head + value_head_bias
+    advantage = ops.relu(x @ kernel + bias) @ head + head_bias
+    return value + advantage - ops.mean(advantage, axis=-1, keepdims=True)
+
+
+def built(num_actions=3, units=8, features=4):
+    layer = Dueling(num_actions, units)
+    layer.build((None, features))
+    return layer
+
+
+def test_by_hand():
+    # One feature x = 1 and one hidden unit each, of weight 1: V = 2 and A = 1, 2, 6 with mean 3, so Q = 0, 1, 5.
+    layer = built(num_actions=3, units=1, features=1)
+    layer.value_hidden.kernel.assign([[1.0]])
+    layer.value.kernel.assign([[2.0]])
+    layer.advantage_hidden.kernel.assign([[1.0]])
+    layer.advantage.kernel.assign([[1.0, 2.0, 6.0]])
+    np.testing.assert_allclose(ops.convert_to_numpy(layer(np.float32([[1]]))), [[0, 1, 5]], atol=1e-6)
+
+
+def test_agrees_with_the_formula(random):
+    layer = built()
+    x = ops.convert_to_tensor(random.normal(size=(6, 4)), "float32")
+    expected = ops.convert_to_numpy(plain(layer, [weight.value for weight in layer.weights], x))
+    np.testing.assert_allclose(ops.convert_to_numpy(layer(x)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_into_the_trunk_is_scaled(random):
+    layer = built()
+    x = random.normal(size=(6, 4)).astype("float32")
+    factors = ops.convert_to_tensor(random.normal(size=(6, 3)), "float32")
+    weights = [weight.value for weight in layer.weights]
+    unscaled = gradient(lambda x: factors * plain(layer, weights, x), x)
+    scaled = gradient(lambda x: factors * layer(x), x)
+    assert np.any(unscaled)
+    np.testing.assert_allclose(scaled, unscaled / np.sqrt(2), rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_of_its_own_weights_is_not_scaled(random):
+    layer = built()
+    x = ops.convert_to_tensor(random.normal(size=(6, 4)), "float32")
+    factors = ops.convert_to_tensor(random.normal(size=(6, 3)), "float32")
+    weights = [weight.value for weight in layer.weights]
+    for i, weight in enumerate(weights):
+
+        def replaced(value, i=i):
+            return [*weights[:i], value, *weights[i + 1 :]]
+
+        result = gradient(lambda w: factors * layer.stateless_call(replaced(w), [], x)[0], weight)
+        expected = gradient(lambda w: factors * plain(layer, replaced(w), x), weight)
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_streams_start_different():
+    layer = built()
+    hidden = [ops.convert_to_numpy(dense.kernel) for dense in (layer.value_hidden, layer.advantage_hidden)]
+    assert np.any(hidden[0] != hidden[1])
+
+
+def test_defaults_are_the_papers():
+    layer = Dueling(6)
+    assert layer.units == 512
+    assert layer.activation is keras.activations.relu
+
+
+@pytest.mark.parametrize("shape", [(None, 4), (None, 7, 4)])
+def test_output_shape(shape):
+    assert Dueling(3, 8)(keras.KerasTensor(shape)).shape == (*shape[:-1], 3)
+
+
+def test_config_makes_the_same_layer():
+    layer = Dueling(3, 8, activation="tanh", name="head")
+    config = layer.get_config()
+    assert {key: config[key] for key in ("num_actions", "units", "activation", "name")} == {
+        "num_actions": 3,
+        "units": 8,
+        "activation": "tanh",
+        "name": "head",
+    }
+    assert Dueling.from_config(config).get_config() == config
+
+
+def test_saved_model_loads(tmp_path, random):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), Dueling(3, 8, activation="tanh")])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = random.normal(size=(6, 4)).astype("float32")
+    np.testing.assert_array_equal(ops.convert_to_numpy(loaded(x)), ops.convert_to_numpy(model(x)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), r"Argument `num_actions` must be an integer, at least 1. Received: num_actions=0"),
+        ((2.0,), r"Argument `num_actions` must be an integer, at least 1. Received: num_actions=2.0"),
+        ((2, 0), r"Argument `units` must be an integer, at least 1. Received: units=0"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Dueling(*arguments)

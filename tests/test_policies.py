@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import reference
+from keras import ops
+from transforms import compiled
+
+from sota_dqn import policies, schedules
+
+ALMOST_ONE = np.float32(1 - 2**-24)  # the largest float32 below 1
+
+
+def act(policy, values, uniform, step=0.0):
+    """Returns the actions of the compiled policy."""
+    arguments = [ops.convert_to_tensor(argument, "float32") for argument in (values, uniform, step)]
+    actions = ops.convert_to_numpy(compiled(policy)(*arguments))
+    assert actions.dtype == "int32"
+    assert actions.shape == (len(values),)
+    return actions
+
+
+def repeated(row, times):
+    return np.tile(np.float32(row), (times, 1))
+
+
+def grid(size):
+    """Returns the midpoints of `size` equal parts of [0, 1): a share of them is a probability."""
+    return ((np.arange(size) + 0.5) / size).astype("float32")
+
+
+def test_greedy(random):
+    values = random.normal(size=(20, 4))
+    np.testing.assert_array_equal(act(policies.Greedy(), values, random.random(20)), np.argmax(values, axis=-1))
+    np.testing.assert_array_equal(act(policies.Greedy(), repeated([1, 3, 3], 1), [0.9]), [1])
+
+
+def test_epsilon_greedy_by_hand():
+    # Of the lowest 0.4, a tenth goes to each of the four actions; above, to action 2.
+    uniform = [0, 0.09, 0.11, 0.19, 0.21, 0.31, 0.39, 0.41, 0.99]
+    actions = act(policies.EpsilonGreedy(0.4), repeated([0, 1, 5, 2], 9), uniform)
+    np.testing.assert_array_equal(actions, [0, 0, 1, 1, 2, 3, 3, 2, 2])
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.6, 1.0])
+def test_epsilon_greedy_probabilities(epsilon):
+    actions = act(policies.EpsilonGreedy(epsilon), repeated([1, 4, 3], 60_000), grid(60_000))
+    share = np.bincount(actions, minlength=3) / 60_000
+    np.testing.assert_allclose(share, [epsilon / 3, 1 - epsilon * 2 / 3, epsilon / 3], atol=1e-4)
+
+
+def test_epsilon_at_its_ends():
+    values, uniform = repeated([1, 0, 0, 0, 2], 3), [0, 0.5, ALMOST_ONE]
+    np.testing.assert_array_equal(act(policies.EpsilonGreedy(0), values, uniform), [4, 4, 4])
+    np.testing.assert_array_equal(act(policies.EpsilonGreedy(1), values, uniform), [0, 2, 4])
+
+
+def test_random_actions_stay_in_range():
+    # Just below epsilon, uniform / epsilon rounds to 1. The schedule gives each stream an epsilon of its own.
+    epsilon = np.linspace(0.001, 1, 500, dtype="float32")
+    policy = policies.EpsilonGreedy(lambda step: ops.convert_to_tensor(epsilon))
+    np.testing.assert_array_equal(act(policy, repeated([9, 0, 0], 500), np.nextafter(epsilon, np.float32(0))), 2)
+
+
+def test_epsilon_follows_its_schedule():
+    policy = policies.EpsilonGreedy(schedules.linear(1, 0, steps=100))
+    assert policy.epsilon(25) == 0.75
+    values, uniform = repeated([0, 9], 2), [0.1, 0.3]
+    np.testing.assert_array_equal(act(policy, values, uniform, step=0), [0, 0])
+    np.testing.assert_array_equal(act(policy, values, uniform, step=75), [0, 1])
+    np.testing.assert_array_equal(act(policy, values, uniform, step=100), [1, 1])
+
+
+def test_epsilon_of_a_number_is_a_schedule_too():
+    assert policies.EpsilonGreedy(0.25).epsilon(10) == 0.25
+
+
+def test_boltzmann_by_hand():
+    # Values 0, log 2 and log 5 have the probabilities 1/8, 2/8 and 5/8.
+    values = repeated([0, np.log(2), np.log(5)], 6)
+    actions = act(policies.Boltzmann(1), values, [0, 0.12, 0.13, 0.37, 0.38, ALMOST_ONE])
+    np.testing.assert_array_equal(actions, [0, 0, 1, 1, 2, 2])
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 20.0])
+def test_boltzmann_probabilities(random, temperature):
+    values = random.normal(size=6)
+    actions = act(policies.Boltzmann(temperature), repeated(values, 20_000), grid(20_000))
+    share = np.bincount(actions, minlength=6) / 20_000
+    np.testing.assert_allclose(share, reference.boltzmann(values, temperature), atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "values", [[-1000, 0, -1000], [0, -1000, 0], [0, 0, -np.inf], [-5000, -5000, 7e4], [-3, 2, -9]]
+)
+@pytest.mark.parametrize("temperature", [0, 1e-3, 0.01])
+def test_boltzmann_never_takes_an_action_of_no_probability(values, temperature):
+    uniform = np.append(grid(1000), [0, ALMOST_ONE]).astype("float32")
+    actions = act(policies.Boltzmann(temperature), repeated(values, 1002), uniform)
+    assert set(actions) == set(np.flatnonzero(np.float32(values) == max(values)))
+
+
+def test_boltzmann_bears_a_number_rounded_to_one(random):
+    values = random.normal(size=(500, 18))
+    values[:, :3] = values[:, -3:] = -1e6
+    for uniform in (ALMOST_ONE, 1.0):
+        actions = act(policies.Boltzmann(1), values, np.full(500, uniform))
+        assert 3 <= np.min(actions) and np.max(actions) < 15
+
+
+def test_boltzmann_bears_a_sum_that_grows_at_zero(monkeypatch):
+    monkeypatch.setattr(ops, "cumsum", lambda x, axis: ops.convert_to_tensor([[1.0, 1.25, 2.0]]))  # of 1, 0, 1
+    actions = policies.Boltzmann(1)(*map(ops.convert_to_tensor, (np.float32([[0, -1000, 0]]), np.float32([0.6]))), 0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(actions), [2])
+
+
+def test_temperature_follows_its_schedule():
+    policy = policies.Boltzmann(schedules.linear(1, 0, steps=100))
+    values = repeated([0, np.log(3)], 1)  # 1/4 and 3/4 at first
+    assert act(policy, values, [0.2], step=0) == [0]
+    assert act(policy, values, [0.2], step=100) == [1]
+
+
+@pytest.mark.parametrize("policy", [policies.Greedy(), policies.EpsilonGreedy(0.5), policies.Boltzmann(0.7)])
+def test_compiled_or_not_the_actions_are_the_same(random, policy):
+    values, uniform = random.normal(size=(64, 5)).astype("float32"), random.random(64).astype("float32")
+    actions = ops.convert_to_numpy(policy(values, uniform, 0))
+    assert actions.dtype == "int32"
+    np.testing.assert_array_equal(actions, act(policy, values, uniform))
+
+
+def test_policies_remember_how_they_were_made():
+    assert policies.Greedy().recipe == (policies.Greedy, {})
+    assert policies.EpsilonGreedy(0.1).recipe == (policies.EpsilonGreedy, {"epsilon": 0.1})
+    assert policies.Boltzmann(0.1).recipe == (policies.Boltzmann, {"temperature": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: policies.EpsilonGreedy(1.5), ValueError, r"Argument `epsilon` must be in \[0, 1\]. .*epsilon=1.5"),
+        (lambda: policies.EpsilonGreedy("x"), TypeError, r"Argument `epsilon` must be a number or a function .*='x'"),
+        (lambda: policies.Boltzmann(-1), ValueError, r"Argument `temperature` must be at least 0. .*temperature=-1"),
+        (lambda: policies.Boltzmann(None), TypeError, r"Argument `temperature` must be a number or .*temperature=None"),
+    ],
+)
+def test_bad_arguments(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
