@@ -53,7 +53,7 @@ def lower_bound(weight=4.0, *, loss=huber):
     """
     if not isinstance(weight, numbers.Real):
         raise TypeError(f"Argument `weight` must be a number. Received: weight={weight!r}")
-    if not 0 <= weight < math.inf:
+    if not 0 <= float(weight) < math.inf:
         raise ValueError(f"Argument `weight` must be finite and at least 0. Received: weight={weight}")
     _check_loss(loss)
 

@@ -68,8 +68,8 @@ class Boltzmann:
     def __call__(self, values, uniform, step):
         temperature = ops.maximum(self.temperature(step), 1e-30)
         weights = ops.exp((values - ops.max(values, axis=-1, keepdims=True)) / temperature)  # [E, A]
-        # Rounding must not choose an action that has no probability. A parallel sum may grow at a weight of zero, so such
-        # actions reach nowhere; a number that was rounded to 1 stays below the sum.
+        # Rounding must not choose an action that has no probability. A parallel sum may grow at a weight of zero, so
+        # such actions reach nowhere; and a number that was rounded to 1 stays below the sum.
         reach = ops.where(weights > 0, ops.cumsum(weights, axis=-1), 0.0)
         drawn = uniform * (1.0 - 1e-6) * ops.max(reach, axis=-1)  # [E]
         return ops.cast(ops.argmax(ops.cast(reach > drawn[:, None], "int32"), axis=-1), "int32")

@@ -54,7 +54,7 @@ def mellowmax(omega):
     """
     if not isinstance(omega, numbers.Real):
         raise TypeError(f"Argument `omega` must be a number. Received: omega={omega!r}")
-    if not 0 < omega < float("inf"):
+    if not 0 < float(omega) < float("inf"):
         raise ValueError(f"Argument `omega` must be finite and above 0. Received: omega={omega}")
 
     def target(next_state):
@@ -84,7 +84,7 @@ def expected_sarsa(epsilon):
             raise TypeError(
                 f"Argument `epsilon` must be a number or a function of the step. Received: epsilon={epsilon!r}"
             )
-        if not 0 <= epsilon <= 1:
+        if not 0 <= float(epsilon) <= 1:
             raise ValueError(f"Argument `epsilon` must be in [0, 1]. Received: epsilon={epsilon}")
 
     def target(next_state):
