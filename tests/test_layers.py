@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from transforms import gradient
+from transforms import compiled, gradient
 
 from sota_dqn.layers import Dueling
 
@@ -34,8 +34,9 @@ def test_by_hand():
 def test_agrees_with_the_formula(random):
     layer = built()
     x = ops.convert_to_tensor(random.normal(size=(6, 4)), "float32")
-    expected = ops.convert_to_numpy(plain(layer, [weight.value for weight in layer.weights], x))
-    np.testing.assert_allclose(ops.convert_to_numpy(layer(x)), expected, rtol=1e-5, atol=1e-6)
+    weights = [weight.value for weight in layer.weights]
+    expected = ops.convert_to_numpy(compiled(lambda x: plain(layer, weights, x))(x))
+    np.testing.assert_allclose(ops.convert_to_numpy(compiled(layer)(x)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gradient_into_the_trunk_is_scaled(random):

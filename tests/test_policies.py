@@ -6,6 +6,9 @@ from transforms import compiled
 
 from sota_dqn import policies, schedules
 
+# The step is their setting, so that one program serves every setting.
+EPSILON_GREEDY = policies.EpsilonGreedy(lambda step: step)
+BOLTZMANN = policies.Boltzmann(lambda step: step)
 ALMOST_ONE = np.float32(1 - 2**-24)  # the largest float32 below 1
 
 
@@ -42,15 +45,15 @@ def test_epsilon_greedy_by_hand():
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.6, 1.0])
 def test_epsilon_greedy_probabilities(epsilon):
-    actions = act(policies.EpsilonGreedy(epsilon), repeated([1, 4, 3], 60_000), grid(60_000))
+    actions = act(EPSILON_GREEDY, repeated([1, 4, 3], 60_000), grid(60_000), step=epsilon)
     share = np.bincount(actions, minlength=3) / 60_000
     np.testing.assert_allclose(share, [epsilon / 3, 1 - epsilon * 2 / 3, epsilon / 3], atol=1e-4)
 
 
 def test_epsilon_at_its_ends():
     values, uniform = repeated([1, 0, 0, 0, 2], 3), [0, 0.5, ALMOST_ONE]
-    np.testing.assert_array_equal(act(policies.EpsilonGreedy(0), values, uniform), [4, 4, 4])
-    np.testing.assert_array_equal(act(policies.EpsilonGreedy(1), values, uniform), [0, 2, 4])
+    np.testing.assert_array_equal(act(EPSILON_GREEDY, values, uniform, step=0), [4, 4, 4])
+    np.testing.assert_array_equal(act(EPSILON_GREEDY, values, uniform, step=1), [0, 2, 4])
 
 
 def test_random_actions_stay_in_range():
@@ -83,7 +86,7 @@ def test_boltzmann_by_hand():
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 20.0])
 def test_boltzmann_probabilities(random, temperature):
     values = random.normal(size=6)
-    actions = act(policies.Boltzmann(temperature), repeated(values, 20_000), grid(20_000))
+    actions = act(BOLTZMANN, repeated(values, 20_000), grid(20_000), step=temperature)
     share = np.bincount(actions, minlength=6) / 20_000
     np.testing.assert_allclose(share, reference.boltzmann(values, temperature), atol=2e-4)
 
@@ -94,7 +97,7 @@ def test_boltzmann_probabilities(random, temperature):
 @pytest.mark.parametrize("temperature", [0, 1e-3, 0.01])
 def test_boltzmann_never_takes_an_action_of_no_probability(values, temperature):
     uniform = np.append(grid(1000), [0, ALMOST_ONE]).astype("float32")
-    actions = act(policies.Boltzmann(temperature), repeated(values, 1002), uniform)
+    actions = act(BOLTZMANN, repeated(values, 1002), uniform, step=temperature)
     assert set(actions) == set(np.flatnonzero(np.float32(values) == max(values)))
 
 
@@ -102,7 +105,7 @@ def test_boltzmann_bears_a_number_rounded_to_one(random):
     values = random.normal(size=(500, 18))
     values[:, :3] = values[:, -3:] = -1e6
     for uniform in (ALMOST_ONE, 1.0):
-        actions = act(policies.Boltzmann(1), values, np.full(500, uniform))
+        actions = act(BOLTZMANN, values, np.full(500, uniform), step=1)
         assert 3 <= np.min(actions) and np.max(actions) < 15
 
 
