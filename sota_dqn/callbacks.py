@@ -1,9 +1,9 @@
 """Callbacks that need the trainer: evaluation, checkpoints, the learning curve and the progress display.
 
 Keras's own callbacks work unchanged beside them. A Keras *epoch* is one reporting interval, and its `logs` have the
-names that the README lists. To add one, subclass `Callback` and override Keras's hooks or `on_episode_end`: `self.trainer`
-is there from `on_train_begin` on. All callbacks of an epoch share one `logs`, in the order in which they were passed: what
-one writes, those after it see.
+names that the README lists. To add one, subclass `Callback` and override Keras's hooks or `on_episode_end`:
+`self.trainer` is there from `on_train_begin` on. The callbacks of an epoch share one `logs`, evaluations first, then in
+the order in which they were passed: what one writes, those after it see.
 """
 
 import math
@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import sys
 from time import monotonic
+from typing import Any
 
 import keras
 
@@ -25,7 +26,7 @@ class Callback(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.trainer = None
+        self.trainer: Any = None
 
     def set_trainer(self, trainer):
         """Sets `self.trainer`; the trainer calls it before `on_train_begin`."""
@@ -36,8 +37,8 @@ class Callback(keras.callbacks.Callback):
 
         Args:
             episode: How many had ended before, over all streams and the whole run.
-            logs: A dict of `episode_return`, `episode_length` (environment steps), `steps` (total environment steps) and
-                `stream` (which of the environments).
+            logs: A dict of `episode_return`, `episode_length` (environment steps), `steps` (total environment steps)
+                and `stream` (which of the environments).
         """
 
 
@@ -45,12 +46,11 @@ class Evaluation(Callback):
     """Evaluates at regular steps, keeps the best model, and ends the training when the task is solved.
 
     Puts `eval_return` and `eval_length` (means over the episodes) into the logs of every epoch: NaN before the first
-    evaluation, then those of the last one. List it before callbacks that read them, such as `CSVLogger`. It goes on where
-    a resumed run left off.
+    evaluation, then those of the last one. In a resumed run it goes on with what the history tells.
 
     Args:
-        evaluate_every: Total environment steps. An evaluation takes place at the end of the epoch in which a multiple of it
-            is passed.
+        evaluate_every: Total environment steps. An evaluation takes place at the end of the epoch in which a multiple
+            of it is passed.
         episodes: How many to play each time.
         best_model: A path ending in `.keras` for the model of the best evaluation so far, None to keep none.
         stop_at: The mean return at which the task is solved, None to train on.
@@ -108,7 +108,8 @@ class Checkpoint(Callback):
 
     Args:
         path: The checkpoint's directory, as of `trainer.save`.
-        save_every: Total environment steps. The run is saved at the end of the epoch in which a multiple of it is passed.
+        save_every: Total environment steps. The run is saved at the end of the epoch in which a multiple of it is
+            passed.
         replay: Whether to save the replay too; without it a resumed run starts with an empty one.
     """
 

@@ -1,37 +1,41 @@
 """Pictures as PNG files, drawn with matplotlib alone: the learning curve of a run and the diagram of a model.
 
-To add one, build a `matplotlib.figure.Figure` and save it through `_save`; never `pyplot`, whose state is global. What
-is drawn is decided in pure functions (`graph`, `layout`), so that tests can look at it.
+To add one, build a `matplotlib.figure.Figure` and save it through `_save`; never `pyplot`, whose state is global. Which
+boxes a diagram has, and where they go, `sota_dqn.graphs` decides.
 """
 
 import math
 import re
-from typing import NamedTuple
 
-import keras
 import numpy as np
 
 from sota_dqn.files import replacing
+from sota_dqn.graphs import graph, layout
 
-__all__ = ["learning_curve"]
+__all__ = ["learning_curve", "model_diagram"]
 
 INK, MUTED, GRID = "#2f3640", "#7b8591", "#e6e9ed"
 BLUE, ORANGE = "#4878a8", "#d1793f"
+HEIGHT, GAP, MARGIN = 0.48, 0.3, 0.15  # of a box, between two, and around all, in inches
+BOLD, PLAIN = 0.093, 0.066  # mean width of a letter of a box's title and of its other text, in inches
+COLOURS = {"^Input": MUTED, "Conv": "#3f8f86", "LSTM|GRU|RNN": "#8068a5", "Norm": "#b09a4f"}  # by the layer's class
 
 
 def learning_curve(history, path, *, title=None):
     """Draws the learning curve of a run: returns above, loss and epsilon below, over environment steps.
 
     Args:
-        history: A dict of lists with one number per epoch, as `trainer.history`: `steps`, `episode_return`, and where there
-            are any, `eval_return`, `loss` and `epsilon`. NaN leaves a gap.
+        history: A dict of lists with one number per epoch, as `trainer.history`: `steps`, `episode_return`, and where
+            there are any, `eval_return`, `loss` and `epsilon`. NaN leaves a gap.
         path: Of the PNG file, which is replaced once the new one is complete. A missing directory is made.
         title: Above the curve; None for none.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(7.2, 5.0), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.04)
+    figure = Figure(
+        figsize=(7.2, 5.0), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.04)
+    )
     grid = figure.add_gridspec(2, 2, height_ratios=(2.6, 1))
     steps = np.asarray(history.get("steps", ()), float)
     main = figure.add_subplot(grid[0, :])
@@ -42,8 +46,11 @@ def learning_curve(history, path, *, title=None):
         main.plot(steps, _smoothed(returns, returns.size // 30), color=BLUE, linewidth=1.8)
     main.plot([], [], color=BLUE, linewidth=1.8, label="training episodes")
     if np.isfinite(evaluations).any():
-        # The history repeats the last evaluation until the next.
-        main.step(steps, evaluations, where="post", color=ORANGE, linewidth=1.8, label="evaluation")
+        # The history repeats an evaluation until the next one: the line is the last known, a dot an evaluation.
+        new = np.isfinite(evaluations) & (np.diff(evaluations, prepend=math.nan) != 0)
+        main.step(steps, evaluations, where="post", color=ORANGE, linewidth=1, alpha=0.6)
+        main.plot(steps[new], evaluations[new], "o", color=ORANGE, markersize=4.5 if new.sum() < 60 else 2.5)
+        main.plot([], [], "-o", color=ORANGE, linewidth=1, markersize=4.5, label="evaluation")
     _axes(main, "return")
     main.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best", handlelength=1.4)
     if title:
@@ -99,6 +106,99 @@ def _short(value):
         if abs(value) >= factor:
             return f"{value / factor:g}{unit}"
     return f"{value:g}"
+
+
+def model_diagram(model, path):
+    """Draws a model: a box for each call of a layer, with output shape and number of parameters, inputs at the top.
+
+    Args:
+        model: A built `keras.Sequential` or Functional model. Models inside it are one box each.
+        path: Of the PNG file, which is replaced once the new one is complete. A missing directory is made.
+
+    Raises:
+        TypeError: If the model is a subclass with a `call` of its own, whose graph is not known.
+        ValueError: If it is not built.
+    """
+    from matplotlib.figure import Figure
+
+    boxes, edges = graph(model)
+    points, routes = layout(len(boxes), edges)
+    size = np.array([_width(boxes), HEIGHT])
+    points = np.asarray(points, float) * (size + GAP) * (1, -1)  # inches, upwards
+    corners = np.concatenate([points[: len(boxes)] - size / 2, points[: len(boxes)] + size / 2, points])
+    low, high = corners.min(0) - MARGIN - (0, 0.25), corners.max(0) + MARGIN
+    figure = Figure(figsize=tuple(high - low))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    axes.axis("off")
+    for route in routes:
+        _draw_route(axes, points[route], size)
+    for box, point in zip(boxes, points, strict=False):
+        _draw_box(axes, box, point, size)
+    total = f"{model.count_params():,} parameters in all"
+    axes.text((low[0] + high[0]) / 2, low[1] + 0.16, total, fontsize=8, color=MUTED, ha="center", va="center")
+    _save(figure, path)
+
+
+def _width(boxes):
+    """Returns the width of all boxes, in inches: wide enough for their texts, within reason."""
+    upper = max(BOLD * len(box.title) + PLAIN * len(box.detail) for box in boxes)
+    lower = max(PLAIN * len(_shape(box) + _parameters(box)) for box in boxes)
+    return min(max(upper, lower, 1.7) + 0.5, 3.2)
+
+
+def _shape(box):
+    """Returns the shape as text, free sizes as letters: batch, then time."""
+    return "[" + ", ".join("BT????"[min(i, 5)] if n is None else str(n) for i, n in enumerate(box.shape)) + "]"
+
+
+def _parameters(box):
+    return f"{box.parameters:,} parameters" if box.parameters else ""
+
+
+def _draw_box(axes, box, centre, size):
+    from matplotlib.patches import FancyBboxPatch, Rectangle
+
+    colour = next((c for name, c in COLOURS.items() if re.search(name, box.title)), BLUE if box.parameters else MUTED)
+    (left, bottom), (width, height) = centre - size / 2, size
+    rounded = "round,pad=0,rounding_size=0.06"
+    outline = FancyBboxPatch((left, bottom), width, height, rounded, facecolor="white", edgecolor=colour, zorder=2)
+    axes.add_patch(outline)
+    for across, alpha in ((width, 0.1), (0.07, 1)):
+        fill = Rectangle((left, bottom), across, height, facecolor=colour, alpha=alpha, linewidth=0, zorder=3)
+        axes.add_patch(fill)
+        fill.set_clip_path(outline)
+    room = int((width - 0.4 - BOLD * len(box.title)) / PLAIN)
+    detail = box.detail if len(box.detail) <= room else box.detail[: max(room - 1, 0)] + "\u2026"
+    left, right, upper, lower = left + 0.17, left + width - 0.1, centre[1] + 0.105, centre[1] - 0.12
+    for x, y, text, style in (
+        (left, upper, box.title, {"fontsize": 9.5, "fontweight": "bold", "color": INK}),
+        (right, upper, detail, {"fontsize": 8, "color": MUTED, "ha": "right"}),
+        (left, lower, _shape(box), {"fontsize": 8.5, "color": INK}),
+        (right, lower, _parameters(box), {"fontsize": 8, "color": MUTED, "ha": "right"}),
+    ):
+        axes.text(x, y, text, va="center", zorder=4, **style)
+
+
+def _draw_route(axes, points, size):
+    """Draws an edge: bows between the rows, straight down past a box, an arrow at the end."""
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.path import Path
+
+    half = size * (0, 0.5)
+    vertices, codes = [points[0] - half], [Path.MOVETO]
+    for i, point in enumerate(points[1:], start=1):
+        start, end = vertices[-1], point + half
+        middle = (start[1] + end[1]) / 2
+        vertices += [(start[0], middle), (end[0], middle), end]
+        codes += [Path.CURVE4] * 3
+        if i < len(points) - 1:
+            vertices.append(point - half)
+            codes.append(Path.LINETO)
+    axes.add_patch(
+        FancyArrowPatch(
+            path=Path(vertices, codes), arrowstyle="-|>", mutation_scale=8, color=MUTED, linewidth=1, zorder=1
+        )
+    )
 
 
 def _save(figure, path):

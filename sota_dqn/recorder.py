@@ -1,15 +1,18 @@
 """Films: GIF through OpenCV, MP4 (H.264) through imageio-ffmpeg, with the score and the step drawn on every frame.
 
 Frames are uint8 `[H, W, 3]`, RGB. `write_film` takes them from an iterable, `Film` one by one. To add a format, write a
-context manager beside `_gif` that is given a path and the frames per second and yields a function that takes a frame, and
-name it in `WRITERS`.
+context manager beside `_gif` that is given a path and the frames per second and yields a function that takes a frame,
+and name it in `WRITERS`.
 """
 
 import contextlib
+import errno
+import importlib
 import importlib.util
 import math
 import pathlib
 import tempfile
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +31,7 @@ def write_film(path, frames, *, fps=30, every=1, scale=1.0):
 
     Args:
         path: A path ending in `.gif` or `.mp4`. A missing directory is made.
-        frames: An iterable of frames, uint8 `[H, W, 3]` RGB, at least one, all of one shape. They are read one at a time.
+        frames: An iterable of frames, uint8 `[H, W, 3]` RGB, at least one, all of one shape; read one at a time.
         fps: Frames per second of `frames`, as they were played.
         every: Only each `every`th frame and the last one are kept; the film keeps its speed. Makes a GIF small.
         scale: Factor on height and width: 0.5 makes a film of a quarter of the area, 2 enlarges each pixel to a square.
@@ -39,7 +42,7 @@ def write_film(path, frames, *, fps=30, every=1, scale=1.0):
     Raises:
         ImportError: If `path` ends in `.mp4` and imageio-ffmpeg is not installed.
         OSError: If `path` cannot be written.
-        ValueError: If the suffix is another, an argument is out of range, or there is no frame or one that does not fit.
+        ValueError: If the suffix is another, an argument is out of range, or there is no frame or an unfit one.
     """
     with Film(path, fps=fps, every=every, scale=scale) as film:
         for frame in frames:
@@ -63,8 +66,8 @@ class Film:
             raise ValueError(f"Argument `every` must be an integer, at least 1. Received: every={every!r}")
         if self.path.suffix == ".gif" and fps / every > GIF_FPS:
             raise ValueError(
-                f"Argument `every` must be at least {math.ceil(fps / GIF_FPS)} here, as a GIF shows at most {GIF_FPS} frames "
-                f"per second. Received: every={every}, fps={fps}"
+                f"Argument `every` must be at least {math.ceil(fps / GIF_FPS)} here, as a GIF shows at most {GIF_FPS} "
+                f"frames per second. Received: every={every}, fps={fps}"
             )
         self.fps = fps
         self.every = every
@@ -72,7 +75,7 @@ class Film:
         self.num_frames = 0  # added so far
         self._shape = None
         self._skipped = None  # the newest frame where it was not kept
-        self._write = None
+        self._write: Any = None
         self._exits = contextlib.ExitStack()
 
     def __enter__(self):
@@ -124,17 +127,18 @@ def check_path(path):
         raise ValueError(f"Argument `path` must end in {' or '.join(WRITERS)}. Received: path={str(path)!r}")
     if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise ImportError(
-            'An MP4 needs imageio-ffmpeg. Install it with `pip install "sota_dqn[video]"`, or choose a path ending in .gif. '
-            f"Received: path={str(path)!r}"
+            'An MP4 needs imageio-ffmpeg: install it by `pip install "sota_dqn[video]"`, or choose a path ending in '
+            f".gif. Received: path={str(path)!r}"
         )
     try:
         if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise OSError(error.errno, f"Argument `path` cannot be written ({error.strerror}). Received: path", str(path)) from error
+        reason = f"Argument `path` must be a file that can be written ({error.strerror}). Received: path"
+        raise OSError(error.errno, reason, str(path)) from error  # of the same class, by its number
     return path
 
 
@@ -147,8 +151,8 @@ def draw_text(frame, lines):
     """Returns a copy of `frame` with `lines` of text in its upper left corner, on a dark ground.
 
     Args:
-        frame: uint8 `[H, W, 3]`, RGB. One that is smaller than 128 pixels in height or width is enlarged by a whole factor
-            first, the same for all frames of its size, as text would not be legible on it.
+        frame: uint8 `[H, W, 3]`, RGB. One that is smaller than 128 pixels in height or width is enlarged by a whole
+            factor first, as text would not be legible on it.
         lines: A list of strings.
     """
     frame = _check_frame(frame)
@@ -178,16 +182,19 @@ def _gif(path, fps):
     film.frames = frames
     film.durations = np.diff(moments).round().astype("int32")
     film.loop_count = 0  # for ever
-    # A palette per frame and no transparency: games are drawn in few colours, which this leaves as they are.
-    colours = [cv2.IMWRITE_GIF_QUALITY, cv2.IMWRITE_GIF_COLORTABLE_SIZE_256, cv2.IMWRITE_GIF_TRANSPARENCY, 0]
-    if not cv2.imwriteanimation(str(path), film, colours):
+    # A palette per frame, no dithering (3 is none), no transparency: games are drawn in few colours, which this keeps.
+    options = {
+        cv2.IMWRITE_GIF_QUALITY: cv2.IMWRITE_GIF_COLORTABLE_SIZE_256,
+        cv2.IMWRITE_GIF_DITHER: 3,
+        cv2.IMWRITE_GIF_TRANSPARENCY: 0,
+    }
+    if not cv2.imwriteanimation(str(path), film, [number for option in options.items() for number in option]):
         raise OSError(f"OpenCV could not write the film {path}.")
 
 
 @contextlib.contextmanager
 def _mp4(path, fps):
-    import imageio_ffmpeg
-
+    ffmpeg = importlib.import_module("imageio_ffmpeg")  # an extra
     encoder = None
 
     def write(frame):
@@ -196,7 +203,7 @@ def _mp4(path, fps):
         frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)  # H.264 wants even sizes
         if encoder is None:
             # `faststart` lets a browser play it while it loads; 20 is a little better than x264's default quality.
-            encoder = imageio_ffmpeg.write_frames(
+            encoder = ffmpeg.write_frames(
                 str(path),
                 (frame.shape[1], frame.shape[0]),
                 fps=fps,
