@@ -74,7 +74,7 @@ class Evaluation(Callback):
 
     def on_train_begin(self, logs=None):
         history = self.trainer.history
-        self._steps = self.trainer.steps
+        self._steps = _reported_steps(history)
         self._known = {name: _last(history, name) for name in ("eval_return", "eval_length")}
         self.best, self._in_a_row = -math.inf, 0
         for value in _evaluations(history, self.evaluate_every):
@@ -122,7 +122,7 @@ class Checkpoint(Callback):
         self._steps = 0
 
     def on_train_begin(self, logs=None):
-        self._steps = self.trainer.steps
+        self._steps = _reported_steps(self.trainer.history)
 
     def on_epoch_end(self, epoch, logs=None):
         steps = self.trainer.steps
@@ -257,6 +257,11 @@ def _evaluations(history, every):
         if _passed(before, steps, every) and not math.isnan(value):
             yield value
         before = steps
+
+
+def _reported_steps(history):
+    """Returns the total steps at the end of the last epoch, which may lie before those of a training cut short."""
+    return _number(_last(history, "steps"), 0)
 
 
 def _last(history, name):

@@ -3,8 +3,6 @@
 A sampler is a class with the five methods of `Uniform`. To add one, write it here; the replay needs nothing else.
 """
 
-import math
-
 import keras
 from keras import ops
 
@@ -18,40 +16,48 @@ __all__ = ["Prioritized", "SumTree", "Uniform"]
 class SumTree:
     """Non-negative numbers on the device, drawn in proportion to their size.
 
-    Each level is a matrix `[nodes, width]` whose rows sum to the entries of the level above. Drawing gathers one row a level;
-    writing sums the touched rows anew, so nothing drifts. A wide tree has few levels: at 2^20 leaves four of width 32,
-    where a binary tree has twenty.
+    Each level is a matrix whose rows sum to the entries of the level above. Drawing gathers one row a level; writing sums the
+    touched rows anew, so nothing drifts. A wide tree has few levels: at 2^20 leaves four of width 32, where a binary tree has
+    twenty.
 
     Args:
         size: Number of leaves, all zero at first.
-        width: Entries in a row.
+        bits: Two to this power is the width of a row; the root's is as narrow as it can be.
     """
 
-    def __init__(self, size, *, width=32):
+    def __init__(self, size, *, bits=5):
         self.size = size
-        self.width = width
-        self.levels = []  # leaves first
+        self.bits = []  # of each level's width, leaves first
+        self.levels = []
         nodes = size
         while not self.levels or nodes > 1:
-            nodes = math.ceil(nodes / width)
-            name = f"sum_tree_{len(self.levels)}"
+            width_bits = min(bits, max(1, (nodes - 1).bit_length()))
+            nodes = -(-nodes >> width_bits)
+            self.bits.append(width_bits)
             self.levels.append(
                 keras.Variable(
-                    "zeros", shape=(nodes, width), dtype="float32", trainable=False, autocast=False, name=name
+                    "zeros",
+                    shape=(nodes, 2**width_bits),
+                    dtype="float32",
+                    trainable=False,
+                    autocast=False,
+                    name=f"sum_tree_{len(self.levels)}",
                 )
             )
 
     def write(self, leaves, values):
         """Sets `leaves` (`[M]` int32) to `values` (`[M]`). Of a leaf named twice, both values must be the same."""
-        for level in self.levels:
-            node = leaves // self.width
-            backend.write_rows(level, ops.stack([node, leaves % self.width], axis=-1), values)
-            leaves, values = node, ops.sum(backend.read_rows(level, node), axis=-1)
+        for bits, level in zip(self.bits, self.levels, strict=True):
+            node = ops.right_shift(leaves, bits)
+            backend.write_rows(level, ops.stack([node, ops.bitwise_and(leaves, 2**bits - 1)], axis=-1), values)
+            if level is not self.levels[-1]:
+                leaves, values = node, ops.sum(backend.read_rows(level, node), axis=-1)
 
     def read(self, leaves):
         """Returns the values of `leaves` (`[M]` int32): `[M]`."""
-        row = backend.read_rows(self.levels[0], leaves // self.width)
-        return ops.sum(row * ops.one_hot(leaves % self.width, self.width), axis=-1)
+        row = backend.read_rows(self.levels[0], ops.right_shift(leaves, self.bits[0]))
+        width = row.shape[-1]
+        return ops.sum(row * ops.one_hot(ops.bitwise_and(leaves, width - 1), width), axis=-1)
 
     def total(self):
         """Returns the sum of all leaves: `[]`."""
@@ -67,19 +73,29 @@ class SumTree:
             The leaves, `[B]` int32, and their values, `[B]`. A leaf of zero is never among them while any is above zero.
         """
         node = ops.zeros_like(fractions, dtype="int32")
-        for level in reversed(self.levels):
+        for bits, level in zip(reversed(self.bits), reversed(self.levels), strict=True):
             row = backend.read_rows(level, node)  # [B, W]
-            cumulative = ops.cumsum(row, axis=-1)
-            # The last entry's sum is subject to rounding: stay below it by more than that.
+            places = ops.arange(2**bits, dtype="int32")
+            cumulative = _prefix_sums(row)
+            # Sums of the same numbers differ by their rounding: stay below the last by more than that.
             point = ops.minimum(fractions, 1.0 - 4e-6) * cumulative[:, -1]
-            reached = ops.logical_and(cumulative > ops.expand_dims(point, -1), row > 0)
-            child = ops.cast(ops.argmax(reached, axis=-1), "int32")  # the first that is reached
-            chosen = ops.one_hot(child, self.width)
-            value = ops.sum(row * chosen, axis=-1)
-            below = ops.sum(cumulative * chosen, axis=-1) - value
+            reached = ops.logical_and(cumulative > point[:, None], row > 0)
+            child = ops.min(ops.where(reached, places, 2**bits - 1), axis=-1)
+            chosen = places == child[:, None]
+            value = ops.sum(ops.where(chosen, row, 0.0), axis=-1)
+            below = ops.sum(ops.where(chosen, cumulative, 0.0), axis=-1) - value
             fractions = ops.clip((point - below) / ops.maximum(value, 1e-30), 0.0, 1.0)
-            node = node * self.width + child
+            node = ops.left_shift(node, bits) + child
         return node, value
+
+
+def _prefix_sums(x):
+    """Returns the cumulative sums along the last axis, by doubling: fewer and simpler kernels than a general one."""
+    distance = 1
+    while distance < x.shape[-1]:
+        x = x + ops.pad(x[:, :-distance], [[0, 0], [distance, 0]])
+        distance *= 2
+    return x
 
 
 @recorded

@@ -82,9 +82,15 @@ class Storage:
         self.count.assign(count)
 
     def shift(self, rows, distance):
-        """Returns the place of the row `distance` later (earlier where negative) in the same stream; the bin stays itself."""
-        stream = rows // self.rows_per_stream
-        return ops.minimum(stream * self.rows_per_stream + (rows + distance) % self.rows_per_stream, self.bin)
+        """Returns the place of the row `distance` later, or earlier where negative, in the same stream.
+
+        The distance is less than a stream holds. The bin stays itself.
+        """
+        first = rows // self.rows_per_stream * self.rows_per_stream  # of the stream
+        place = rows + distance
+        place = ops.where(place >= first + self.rows_per_stream, place - self.rows_per_stream, place)
+        place = ops.where(place < first, place + self.rows_per_stream, place)
+        return ops.minimum(place, self.bin)
 
     def neighbours(self, rows, first, last):
         """Returns the places of the rows from `first` to `last` around each of `rows`: `[B, last - first + 1]`."""
