@@ -1,0 +1,140 @@
+"""How many updates a second, beside stable-baselines3's plain DQN on the same core.
+
+`python -m benchmarks.updates` runs what `results/updates.jsonl` lacks, and writes the tables.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+
+from benchmarks import common
+from benchmarks.common import Run, select
+from benchmarks.tables import describe, render_number, render_table, write_markdown
+
+NAME = "updates"
+CAPACITY = 100_000
+SMALL, LARGE = 10_000, 1_000_000
+UPDATES_PER_CALL = (1, 32, 64)
+FUSED = 32  # updates per call in the comparison of capacities
+PEER = {"what": "update", "agent": "stable-baselines3", "backend": "torch", "updates_per_call": 1}
+
+
+def ours(what, backend, **rest):
+    """Returns the key of a configuration of ours."""
+    return {"what": what, "agent": "sota_dqn", "backend": backend, **rest}
+
+
+def configurations(options):
+    """Returns the keys of everything that is measured, the repetition aside; the peer comes between our backends."""
+    keys = []
+    for backend in common.backends(options.backend):
+        for updates_per_call in UPDATES_PER_CALL:
+            keys.append(ours("update", backend, updates_per_call=updates_per_call, capacity=options.capacity))
+        if options.peers:
+            keys.append({**PEER, "capacity": options.capacity})
+        for capacity in (SMALL, options.large):
+            keys.append(ours("update", backend, updates_per_call=FUSED, capacity=capacity))
+        keys.append(ours("sum_tree", backend))
+    return [key for i, key in enumerate(keys) if key not in keys[:i]]
+
+
+def command(key, options, peer):
+    """Returns the command that measures one configuration."""
+    seconds = ["--seconds", str(options.seconds)]
+    if key["agent"] != "sota_dqn":
+        return [peer, "-m", "benchmarks.peers.sb3_updates", "--capacity", str(key["capacity"]), *seconds]
+    command = [sys.executable, "-m", "benchmarks.speed", key["what"], *seconds]
+    if key["what"] == "update":
+        command += ["--capacity", str(key["capacity"]), "--updates-per-call", str(key["updates_per_call"])]
+    return command
+
+
+def plan(options):
+    """Returns the runs: each repetition goes through all configurations, so that the machine's load hits all."""
+    peer = common.peer_python(options.peer_python) if options.peers else None
+    runs = []
+    for repetition in range(options.repetitions):
+        for key in configurations(options):
+            environment = {"KERAS_BACKEND": key["backend"]} if key["agent"] == "sota_dqn" else {}
+            key_and_number = {**key, "seconds": options.seconds, "repetition": repetition}
+            runs.append(Run(key_and_number, command(key, options, peer), environment))
+    return runs
+
+
+def values(records, key):
+    """Returns the results of all repetitions of one configuration."""
+    name = "microseconds" if key["what"] == "sum_tree" else "updates_per_second"
+    return [record[name] for record in select(records, **key)]
+
+
+def spread(found):
+    """Returns the cells of a table for the results of all repetitions: median, least, most."""
+    return [render_number(x, 0) for x in (statistics.median(found), min(found), max(found))]
+
+
+def updates_table(records, options):
+    """Returns the table of updates per second at one capacity, with the ratio to the peer."""
+    peer = values(records, {**PEER, "capacity": options.capacity}) if options.peers else []
+    base = statistics.median(peer) if peer else None
+    rows = [["stable-baselines3, torch: plain DQN", 1, *spread(peer), "1.0"]] if peer else []
+    for backend in common.backends(options.backend):
+        for updates_per_call in UPDATES_PER_CALL:
+            key = ours("update", backend, updates_per_call=updates_per_call, capacity=options.capacity)
+            found = values(records, key)
+            ratio = statistics.median(found) / base if base else None
+            name = f"sota_dqn, {backend}: prioritized, double, 3-step"
+            rows.append([name, updates_per_call, *spread(found), render_number(ratio)])
+    return render_table(["agent", "updates per call", "updates/s, median", "least", "most", "ratio"], rows)
+
+
+def capacity_table(records, options):
+    """Returns the table of updates per second at a small and a large capacity."""
+    rows = []
+    for backend in common.backends(options.backend):
+        small, large = (
+            statistics.median(values(records, ours("update", backend, updates_per_call=FUSED, capacity=capacity)))
+            for capacity in (SMALL, options.large)
+        )
+        rows.append([backend, render_number(small, 0), render_number(large, 0), render_number(large / small, 2)])
+    header = ["backend", f"updates/s at {SMALL:,}", f"updates/s at {options.large:,}", "ratio"]
+    return render_table(header, rows)
+
+
+def write(records, options):
+    """Writes the results as Markdown."""
+    trees = [[b, *spread(values(records, ours("sum_tree", b)))] for b in common.backends(options.backend)]
+    core = sorted({core for record in records for core in record["cores"]})
+    parts = [
+        f"Medians of {options.repetitions} repetitions of {options.seconds:g} s, each in a process of its own, one at "
+        f"a time on core {', '.join(map(str, core))}.\n",
+        f"## Updates, capacity {options.capacity:,}\n",
+        "MLP 64-64, batch 64, replay full of CartPole played at random.\n",
+        updates_table(records, options),
+        f"## Capacity\n\nThe same update, {FUSED} per call.\n",
+        capacity_table(records, options),
+        "## Sum tree\n\n2^20 leaves: drawing 64 and writing 64, in a fused loop of 64 such pairs.\n",
+        render_table(["backend", "µs a pair, median", "least", "most"], trees),
+        "## How it was measured\n",
+        describe(records),
+    ]
+    write_markdown(options.results / f"{NAME}.md", "Updates per second", parts)
+
+
+def main():
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    common.add_backend(parser, default="both")
+    common.add_peers(parser)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each process measures")
+    parser.add_argument("--capacity", type=int, default=CAPACITY, help="of the comparison with the peer")
+    parser.add_argument("--large", type=int, default=LARGE, help="the larger of the two capacities that are compared")
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="default: the last usable one")
+    options = parser.parse_args()
+    records = common.run_all(plan(options), options.results / f"{NAME}.jsonl", groups=[[options.core]])
+    write(records, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What the ablation switches: factors, their levels, and which level of each is the library's default.
+
+To add a factor, add its levels to `FACTORS` and its default to `DEFAULTS`.
+"""
+
+from sota_dqn import Replay, losses, returns, samplers, targets
+
+__all__ = ["DEFAULTS", "FACTORS", "variants"]
+
+# DeepMellow's authors took 1, 2 or 5 for classic control; one value for all tasks here.
+OMEGA = 5.0
+
+
+def _trainer(**settings):
+    return {}, settings
+
+
+def _model(**settings):
+    return settings, {}
+
+
+# Each level is a function that returns the settings of `learning.build_model` and those of `DQNTrainer`.
+FACTORS = {
+    "target": {
+        "double": lambda: _trainer(target=targets.double),
+        "maximum": lambda: _trainer(target=targets.maximum),
+        "mellowmax, no target model": lambda: _trainer(target=targets.mellowmax(OMEGA), target_update=None),
+    },
+    "head": {
+        "linear": lambda: _model(dueling=False),
+        "dueling": lambda: _model(dueling=True),
+    },
+    "replay": {
+        "prioritized": lambda: _trainer(replay=Replay(sampler=samplers.Prioritized())),
+        "uniform": lambda: _trainer(replay=Replay(sampler=samplers.Uniform())),
+    },
+    "n-step": {
+        "1": lambda: _trainer(n_step=1),
+        "3": lambda: _trainer(n_step=3),
+        "5": lambda: _trainer(n_step=5),
+    },
+    "lower bound": {
+        "off": lambda: _trainer(bounds=None),
+        "He, weight 4": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.lower_bound(weight=4.0)),
+        "He, weight 0.25": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.lower_bound(weight=0.25)),
+        "linear": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.linear_lower_bound()),
+    },
+    "normalization": {
+        "LayerNorm": lambda: _model(layer_norm=True),
+        "none": lambda: _model(layer_norm=False),
+    },
+}
+
+# The network's are those of `learning.build_model`, the others those of `DQNTrainer`.
+DEFAULTS = {
+    "target": "double",
+    "head": "linear",
+    "replay": "prioritized",
+    "n-step": "3",
+    "lower bound": "off",
+    "normalization": "LayerNorm",
+}
+
+
+def variants():
+    """Yields `(factor, level)` of everything that differs from the defaults in one factor, `(None, None)` first."""
+    yield None, None
+    for factor, levels in FACTORS.items():
+        yield from ((factor, level) for level in levels if level != DEFAULTS[factor])

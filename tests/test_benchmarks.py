@@ -1,0 +1,216 @@
+"""The pure parts of the benchmarks: what counts as solved, intervals, resuming, tables."""
+
+import argparse
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not installed with the package
+
+from benchmarks import ablation, classic_control, common, learning, updates
+from benchmarks.common import Run
+from benchmarks.tables import bootstrap_interval, describe, median, render_number, render_table
+from benchmarks.tasks import TASKS, Evaluation, area_under_curve, passed
+from benchmarks.variants import DEFAULTS, FACTORS, variants
+from sota_dqn import DQNTrainer, Replay, samplers
+
+
+def evaluations(*returns, every=2_000):
+    """Evaluations at every `every` steps and every 3 seconds."""
+    return [Evaluation(every * i, 3.0 * i, value) for i, value in enumerate(returns, 1)]
+
+
+def record(**fields):
+    """A record of a results file."""
+    common_fields = {
+        "machine": "2-core CPU machine, X",
+        "commit": "abc",
+        "command": "python -m benchmarks.x",
+        "date": "2026-11-21T10:00:00+00:00",
+        "load_average": 0.5,
+        "versions": {"python": "3.11.7"},
+        "cores": [1],
+    }
+    return {**common_fields, **fields}
+
+
+@pytest.mark.parametrize(
+    ("returns", "first", "solved"),
+    [
+        ([100, 480, 475, 500], 4_000, 8_000),
+        ([475, 475, 474, 475, 475], 2_000, None),
+        ([475, 475, 474, 475, 475, 475], 2_000, 12_000),
+        ([474.9], None, None),
+        ([], None, None),
+    ],
+)
+def test_solved_is_three_in_a_row(returns, first, solved):
+    found = evaluations(*returns)
+    assert (passed(found, 475, 1) or Evaluation(None, 0, 0)).steps == first
+    assert (passed(found, 475) or Evaluation(None, 0, 0)).steps == solved
+
+
+def test_area_under_curve():
+    # Trapezoids: 2000 * 15 + 4000 * 50, over 6000 steps.
+    curve = [Evaluation(2_000, 1, 10.0), Evaluation(4_000, 2, 20.0), Evaluation(8_000, 3, 80.0)]
+    assert area_under_curve(curve) == pytest.approx((2_000 * 15 + 4_000 * 50) / 6_000)
+    assert area_under_curve(curve[:1]) == 10.0
+
+
+def test_bootstrap_interval():
+    assert bootstrap_interval([7.0]) == (7.0, 7.0)
+    assert bootstrap_interval([3.0, 3.0, 3.0]) == (3.0, 3.0)
+    # Resampled means of (0, 1) are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4.
+    assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
+    assert bootstrap_interval([0.0, 1.0], level=0.4) == (0.5, 0.5)
+    assert bootstrap_interval([0.0, 1.0, 5.0]) == bootstrap_interval([0.0, 1.0, 5.0])
+
+
+def test_median_counts_what_did_not_arrive_as_longest():
+    assert median([3.0, None, 1.0]) == 3.0
+    assert median([None, None, 1.0]) is None
+    assert median([1.0, 2.0]) == 1.5
+    assert median([1.0, None]) is None
+
+
+def test_tables():
+    assert render_number(1234.56) == "1,234.6"
+    assert render_number(1234.56, 0) == "1,235"
+    assert render_number(None) == "–"
+    assert render_table(["a", "b"], [["x", 1]]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n"
+
+
+def test_description_names_everything_once():
+    later = record(date="2026-11-22T10:00:00+00:00", load_average=1.5, versions={"python": "3.12.0"})
+    text = describe([record(), record(), later])
+    assert "Machine: 2-core CPU machine, X; load average 0.5 to 1.5" in text
+    assert "python 3.11.7/3.12.0" in text
+    assert "Commit: abc. Dates: 2026-11-21 to 2026-11-22." in text
+    assert text.count("`python -m benchmarks.x`") == 1
+
+
+def test_command_line_hides_paths():
+    arguments = ["/somewhere/updates.py", "--peer-python", "/p", "--results=/r", "--backend", "jax"]
+    assert common.command_line(arguments) == (
+        "python -m benchmarks.updates --peer-python PATH --results=PATH --backend jax"
+    )
+
+
+def test_cores_are_shared_equally():
+    assert common.core_groups(1, [0, 1]) == [[0, 1]]
+    assert common.core_groups(2, [0, 1, 2, 3, 4]) == [[0, 1], [2, 3]]
+    with pytest.raises(ValueError, match="Received: jobs=3"):
+        common.core_groups(3, [0, 1])
+
+
+def say(**result):
+    """A process that reports `result`."""
+    text = json.dumps({"versions": {}, "cores": [0], **result})
+    return [sys.executable, "-c", f"print('noise'); print({text!r})"]
+
+
+def test_goes_on_where_it_stopped(tmp_path, capsys):
+    path = tmp_path / "results" / "name.jsonl"
+    groups = common.core_groups(1)
+    done = Run({"task": "a", "seed": 0}, say(value=1), {})
+    assert common.run_all([done], path, groups=groups)[0]["value"] == 1
+    again = Run({"task": "a", "seed": 0}, say(value=2), {})
+    new = Run({"task": "a", "seed": 1}, say(value=3), {})
+    assert [record["value"] for record in common.run_all([new, again], path, groups=groups)] == [3, 1]
+    found = common.read_results(path)
+    assert [record["value"] for record in found] == [1, 3]
+    assert {"process_seconds", "load_average", "machine", "commit", "command", "date"} <= set(found[0])
+    assert "1 of 2 runs are in name.jsonl already" in capsys.readouterr().out
+
+
+def test_failed_run_is_not_recorded(tmp_path, capsys):
+    path = tmp_path / "name.jsonl"
+    failing = Run({"seed": 0}, [sys.executable, "-c", "raise SystemExit('no such luck')"], {})
+    works = Run({"seed": 1}, say(value=1), {})
+    with pytest.raises(SystemExit, match="1 runs failed"):
+        common.run_all([failing, works], path, groups=common.core_groups(1))
+    assert [record["seed"] for record in common.read_results(path)] == [1]
+    assert "no such luck" in capsys.readouterr().out
+
+
+def test_missing_peer_is_an_error(monkeypatch):
+    monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="--peer-python PATH"):
+        common.peer_python(None)
+
+
+def test_classic_control_table():
+    ours = {"task": "CartPole-v1", "agent": "sota_dqn", "backend": "jax", "process_seconds": 12.34}
+    records = [
+        record(**ours, seed=0, evaluations=evaluations(475, 100, 475, 475, 475)),
+        record(**ours, seed=1, evaluations=evaluations(100, 475, 100)),
+        record(**ours, seed=2, evaluations=evaluations(475, 475, 475)),
+    ]
+    assert classic_control.outcome(records[0]) == {
+        "first_steps": 2_000,
+        "first_seconds": 3.0,
+        "solved_steps": 10_000,
+        "solved_seconds": 12.34,
+    }
+    expected = "| CartPole-v1 (475) | sota_dqn, jax | 2 of 3 | 12.3 | 10,000 | 3.0 | 2,000 | 12.3 |"
+    assert expected in classic_control.summary(records)
+    seeds = classic_control.seeds_table(records, "CartPole-v1")
+    assert "| 0 | 12.3 s, 10,000 | 3.0 s, 2,000 |\n| 1 | – | 6.0 s, 4,000 |" in seeds
+
+
+def test_ablation_table(tmp_path):
+    run = {"task": "CartPole-v1", "backend": "jax"}
+    records = [
+        record(**run, factor=None, level=None, seed=0, evaluations=evaluations(100, 300)),
+        record(**run, factor=None, level=None, seed=1, evaluations=evaluations(100, 300)),
+        record(**run, factor="n-step", level="1", seed=0, evaluations=evaluations(0, 50)),
+    ]
+    results = ablation.collect(records)
+    assert results["CartPole-v1"]["defaults"] == {"area": (200.0, 200.0, 200.0, 2), "final": (300.0, 300.0, 300.0, 2)}
+    assert "| n-step: 1 | 25.0 [25.0, 25.0] |" in ablation.table(results, "area")
+    ablation.write(records, tmp_path)
+    assert (tmp_path / "ablation.png").is_file()
+    assert "over 1 or 2 seeds" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
+
+
+def test_updates_table():
+    keys = updates.ours("update", "jax", updates_per_call=32, capacity=100)
+    rates = [(updates.PEER | {"capacity": 100}, [10.0, 30.0, 20.0]), (keys, [100.0, 300.0, 200.0])]
+    rates += [(keys | {"updates_per_call": k}, [50.0]) for k in updates.UPDATES_PER_CALL if k != 32]
+    records = [record(**key, updates_per_second=value) for key, found in rates for value in found]
+
+    table = updates.updates_table(records, argparse.Namespace(backend="jax", capacity=100, peers=True))
+    assert "| stable-baselines3, torch: plain DQN | 1 | 20 | 10 | 30 | 1.0 |" in table
+    assert "| sota_dqn, jax: prioritized, double, 3-step | 32 | 200 | 100 | 300 | 10.0 |" in table
+
+
+def test_defaults_of_the_ablation_are_those_of_the_library():
+    signature = {name: p.default for name, p in inspect.signature(DQNTrainer).parameters.items()}
+    for factor in ("target", "n-step", "lower bound"):
+        _, settings = FACTORS[factor][DEFAULTS[factor]]()
+        assert {name: signature[name] for name in settings} == settings
+    assert isinstance(Replay().sampler, samplers.Prioritized)
+    model_settings = {}
+    for factor in ("head", "normalization"):
+        model_settings |= FACTORS[factor][DEFAULTS[factor]]()[0]
+    signature = inspect.signature(learning.build_model).parameters
+    assert {name: signature[name].default for name in model_settings} == model_settings
+
+
+def test_variants_switch_one_factor_each():
+    found = list(variants())
+    assert found[0] == (None, None)
+    assert len(found) == 1 + sum(len(levels) - 1 for levels in FACTORS.values())
+    assert all(level != DEFAULTS[factor] for factor, level in found[1:])
+
+
+def test_caps_hold_the_protocol():
+    assert {name: (task.threshold, task.evaluate_every, task.cap) for name, task in TASKS.items()} == {
+        "CartPole-v1": (475, 2_000, 100_000),
+        "Acrobot-v1": (-100, 4_000, 200_000),
+        "MountainCar-v0": (-110, 8_000, 300_000),
+        "LunarLander-v3": (200, 8_000, 300_000),
+    }
