@@ -41,7 +41,10 @@ def learning_curve(history, path, *, title=None):
     main = figure.add_subplot(grid[0, :])
     returns, evaluations = _column(history, "episode_return", steps), _column(history, "eval_return", steps)
     thick = returns.size >= 60  # so many that the eye wants a mean
-    main.plot(steps, returns, color=BLUE, alpha=0.35 if thick else 1, linewidth=1 if thick else 1.6)
+    alone = np.isfinite(returns).sum() == 1  # no line yet
+    main.plot(
+        steps, returns, "o" if alone else "-", color=BLUE, alpha=0.35 if thick else 1, linewidth=1 if thick else 1.6
+    )
     if thick:
         main.plot(steps, _smoothed(returns, returns.size // 30), color=BLUE, linewidth=1.8)
     main.plot([], [], color=BLUE, linewidth=1.8, label="training episodes")

@@ -208,7 +208,8 @@ def _mp4(path, fps):
             # What browsers play, at a little more than the usual quality, from before it is loaded in full.
             film = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-movflags", "+faststart", str(path)]
             # Not by imageio-ffmpeg's own writer: it forks, against which JAX warns.
-            encoder = subprocess.Popen([executable, "-v", "error", *source, *film], stdin=subprocess.PIPE, stderr=log)
+            command = [executable, "-v", "error", *source, *film]
+            encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
         with contextlib.suppress(BrokenPipeError):  # where ffmpeg has given up, it tells why at the end
             encoder.stdin.write(np.ascontiguousarray(frame))
 
