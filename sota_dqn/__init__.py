@@ -1,6 +1,6 @@
 """Deep Q-learning for Keras 3, on TensorFlow and on JAX."""
 
-from sota_dqn import backend, callbacks, layers, losses, policies, returns, samplers, schedules, targets
+from sota_dqn import backend, callbacks, layers, losses, plots, policies, returns, samplers, schedules, targets
 from sota_dqn.dqn import DQNTrainer
 from sota_dqn.inference import DQNInference
 from sota_dqn.replay import Replay
@@ -14,6 +14,7 @@ __all__ = [
     "callbacks",
     "layers",
     "losses",
+    "plots",
     "policies",
     "returns",
     "samplers",

@@ -3,8 +3,8 @@
     run/config.json              what it is and how it was made; names the directory below; replaced last, in one step
     run/step-000050000/          model.keras, state.json, arrays/*.npy
 
-A process killed while it saves leaves the last `config.json`, and the directory that it names, as they were. Functions are
-written as `module:name` with their arguments, and looked up among the public names of this package alone.
+A process killed while it saves leaves the last `config.json`, and the directory that it names, as they were. Functions
+are written as `module:name` with their arguments, and looked up among the public names of this package alone.
 """
 
 import importlib
@@ -95,7 +95,8 @@ class Checkpoint:
             raise ValueError(f"The checkpoint {self.path} is damaged: config.json cannot be read ({error}).") from error
         if found != FORMAT:
             raise ValueError(
-                f"The checkpoint {self.path} has format {found} and this version of sota_dqn, {__version__}, reads format "
+                f"The checkpoint {self.path} has format {found} and this version of sota_dqn, {__version__}, reads "
+                "format "
                 f"{FORMAT}. It was written by version {self.config.get('sota_dqn')}."
             )
         self.directory = self.path / self.config["checkpoint"]
@@ -116,17 +117,18 @@ class Checkpoint:
             raise ValueError(f"{file.name} holds {values.shape} of {values.dtype}, not {shape} of {dtype}")
         return values
 
-    def assign(self, name, variable):
-        """Gives `variable` the values of an array.
-
-        Raises:
-            ValueError: If their shapes differ.
-        """
-        values = self.array(name)
-        if tuple(values.shape) != tuple(variable.shape):
+    def check(self, name, variable):
+        """Raises ValueError unless the array `name` is there and fits `variable`."""
+        shape = self.config["arrays"].get(name, [None])[0]
+        if shape != list(variable.shape):
             raise ValueError(
-                f"The checkpoint {self.path} does not fit: {name} has shape {values.shape}, not {tuple(variable.shape)}."
+                f"The checkpoint {self.path} does not fit: {name} has shape {shape}, where {list(variable.shape)} is "
+                "needed."
             )
+
+    def assign(self, name, variable):
+        """Gives `variable` the values of the array `name`, a slice at a time where it is large."""
+        values = self.array(name)
         if values.ndim == 0 or values.nbytes <= SLICE:
             variable.assign(np.array(values))
         else:
@@ -149,13 +151,14 @@ def load_model(path, custom_objects=None):
         return keras.saving.load_model(path, custom_objects=custom_objects, safe_mode=True)
     except Exception as error:  # Keras raises whatever the zip and h5 libraries do
         raise ValueError(
-            f"The model {path} cannot be loaded. If it has layers of your own, pass them as custom_objects={{name: class}}. "
+            f"The model {path} cannot be loaded. If it has layers of your own, pass them as "
+            f"custom_objects={{name: class}}. "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
 def encode(value, name):
-    """Returns `value`, the argument `name`, as JSON; what must be given again on loading as `{"given": description}`."""
+    """Returns the argument `name` as JSON; what must be given again on loading as `{"given": description}`."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.generic):
@@ -183,7 +186,9 @@ def decode(value, name):
     if not isinstance(value, dict):
         return value
     if "given" in value:
-        raise ValueError(f"The checkpoint cannot hold `{name}` ({value['given']}). Pass it again: load(path, {name}=...).")
+        raise ValueError(
+            f"The checkpoint cannot hold `{name}` ({value['given']}). Pass it again: load(path, {name}=...)."
+        )
     found = _look_up(value.get("name", value.get("call")))
     if "name" in value:
         return found

@@ -17,24 +17,27 @@ __all__ = ["DQNLearner", "DQNTrainer"]
 class DQNTrainer(Trainer):
     """Trains a Keras model to act by deep Q-learning.
 
-    The model is the user's own: observations `[B, *O]` to one value per action, `[B, A]`. A compiled model brings its own
-    optimizer and loss; one that is not is compiled with Adam (1e-3, the gradient's norm clipped to 10) and the Huber loss.
+    The model is the user's own: observations `[B, *O]` to one value per action, `[B, A]`. A compiled model brings its
+    own optimizer and loss; one that is not is compiled with Adam (1e-3, the gradient's norm clipped to 10) and the
+    Huber loss.
 
     Args:
-        env: An environment id, a callable that returns a `gymnasium.Env` (it takes `render_mode` when films are made), a
-            `gymnasium.Env` or a `gymnasium.vector.VectorEnv`.
+        env: An environment id, a callable that returns a `gymnasium.Env` (it takes `render_mode` when films are made),
+            a `gymnasium.Env` or a `gymnasium.vector.VectorEnv`.
         model: A Keras model. It is trained in place.
         num_envs: E, environments stepped side by side; None for 16, or for what a ready environment has.
-        vectorization_mode: `"sync"` steps the environments in this process, `"async"` each in a worker process of its own,
-            `"vector_entry_point"` in the native vector environment that the id is registered with.
+        vectorization_mode: `"sync"` steps the environments in this process, `"async"` each in a worker process of its
+            own, `"vector_entry_point"` in the native vector environment that the id is registered with.
         eval_env: What to evaluate in, as `env`; None for one like `env`.
-        preprocess: None, a callable on a batch of observations `[E, ...]`, or a list of them. What it returns is stored.
+        preprocess: None, a callable on a batch of observations `[E, ...]`, or a list of them. What it returns is
+            stored.
         frame_stack: Frames that make one observation of the model, channels last, oldest first; None for no stack.
         replay: A `Replay`; None for one of 100,000 rows.
-        policy: A function `(values [E, A], uniform [E], step []) -> [E]`; None for epsilon-greedy, 1 to 0.05 in 20,000 steps.
+        policy: A function `(values [E, A], uniform [E], step []) -> [E]`; None for epsilon-greedy, 1 to 0.05 in 20,000
+            steps.
         target: A function `NextState -> [B]`, see `targets`.
-        target_update: In (0, 1), the part of the model that is blended into the target model after every update; an integer
-            from 1 on, the updates between two copies; None for no target model.
+        target_update: In (0, 1), the part of the model that is blended into the target model after every update; an
+            integer from 1 on, the updates between two copies; None for no target model.
         n_step: Steps of reward before the bootstrap.
         discount: gamma, per environment step, in [0, 1].
         bounds: `returns.Bounds`, which bounds a penalty sees; None for no penalty.
@@ -138,8 +141,8 @@ class DQNLearner(Learner):
         n_step: Steps of reward before the bootstrap.
         discount: gamma, per environment step.
         bounds: A `Bounds`, or None.
-        penalty: A function `(q, y, lower, upper) -> [B]` that combines the loss with the bounds; used with `bounds` alone.
-        **settings: Those of `Learner`.
+        penalty: A function `(q, y, lower, upper) -> [B]` that combines the loss with the bounds; used with `bounds`
+        alone. **settings: Those of `Learner`.
     """
 
     def __init__(self, model, optimizer, replay, *, target, loss, n_step, discount, bounds, penalty, **settings):
@@ -194,7 +197,7 @@ class DQNLearner(Learner):
         return lower, upper_bound(sample.past, sample.connected, taken, self.discount)
 
     def _values_around(self, rows, distances):
-        """Returns the target model's values at `rows` (`[B]`) shifted by each of `distances` (`[B, K]`): `[B, K, A]`."""
+        """Returns the target model's values `distances` (`[B, K]`) rows after each of `rows` (`[B]`): `[B, K, A]`."""
         around = ops.reshape(self.replay.storage.shift(ops.expand_dims(rows, -1), distances), (-1,))
         values = self.target_values(self.replay.observe(around))
         return ops.reshape(values, (*distances.shape, values.shape[-1]))

@@ -38,7 +38,9 @@ class Outcome(NamedTuple):
     truncated: Any  # [E] bool
     valid: Any  # [E] bool, False where the environment ignored the action, to reset itself
     begun: Any  # [E] bool, True where `observation` begins an episode
-    final_observation: Any  # [E, ...] what the step led to, where `begun`; None where no environment was reset on the spot
+    final_observation: (
+        Any  # [E, ...] what the step led to, where `begun`; None where no environment was reset on the spot
+    )
 
 
 def make_factory(env):
@@ -71,7 +73,8 @@ def make_evaluation_factory(env, eval_env=None):
 
     Args:
         env: The environment trained in, as in `make_factory`.
-        eval_env: The one to evaluate in; None for one like `env`. An environment that cannot be built again is used itself.
+        eval_env: The one to evaluate in; None for one like `env`. An environment that cannot be built again is used
+            itself.
 
     Raises:
         ValueError: If there is no way to a second environment.
@@ -81,7 +84,8 @@ def make_evaluation_factory(env, eval_env=None):
         return factory
     if eval_env is None or is_vector(eval_env):
         raise ValueError(
-            "Evaluation needs an environment of its own, and this one cannot be built again: pass eval_env=, an id, a callable "
+            "Evaluation needs an environment of its own, and this one cannot be built again: pass eval_env=, an "
+            "id, a callable "
             f"or a gymnasium.Env. Received: env={env!r}, eval_env={eval_env!r}"
         )
     return _Kept(eval_env)
@@ -110,8 +114,8 @@ def make_vector(env, *, num_envs=None, mode="sync"):
     Args:
         env: As in `make_factory`.
         num_envs: E; None for 16, or for what a ready environment has.
-        mode: `"sync"` steps in this process, `"async"` in a worker process for each environment, `"vector_entry_point"` uses
-            the vector environment that the id is registered with.
+        mode: `"sync"` steps in this process, `"async"` in a worker process for each environment, `"vector_entry_point"`
+            uses the vector environment that the id is registered with.
 
     Raises:
         ValueError: If the arguments do not fit together.
@@ -124,7 +128,8 @@ def make_vector(env, *, num_envs=None, mode="sync"):
     if is_vector(env):
         if num_envs not in (None, env.num_envs):
             raise ValueError(
-                f"Argument `num_envs` must be that of the vector environment, {env.num_envs}. Received: num_envs={num_envs}"
+                f"Argument `num_envs` must be that of the vector environment, {env.num_envs}. Received: "
+                f"num_envs={num_envs}"
             )
         return env
     if factory is None:
@@ -137,7 +142,9 @@ def make_vector(env, *, num_envs=None, mode="sync"):
     num_envs = 16 if num_envs is None else num_envs
     if mode == "vector_entry_point":
         if not isinstance(env, str):
-            raise ValueError(f"`vectorization_mode='vector_entry_point'` needs an environment id. Received: env={env!r}")
+            raise ValueError(
+                f"`vectorization_mode='vector_entry_point'` needs an environment id. Received: env={env!r}"
+            )
         return gymnasium.make_vec(env, num_envs=num_envs, vectorization_mode=mode)
     if mode == "sync":
         return SyncVectorEnv([factory] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
@@ -147,8 +154,8 @@ def make_vector(env, *, num_envs=None, mode="sync"):
 class Environments:
     """A vector environment in which every episode is seeded, as far as it lets itself be reset one by one.
 
-    In the disabled autoreset mode each ended stream is reset on the spot, with a seed made from (run seed, stream, episode).
-    An environment's state is then its seed and the actions since, so `state` and `restore` need no pickle.
+    In the disabled autoreset mode each ended stream is reset on the spot, with a seed made from (run seed, stream,
+    episode). An environment's state is then its seed and the actions since, so `state` and `restore` need no pickle.
 
     Args:
         vector: A `gymnasium.vector.VectorEnv`.
@@ -288,7 +295,7 @@ class Environments:
 
 
 def episode_seed(seed, stream, episode):
-    """Returns the seed of one episode: a number in [0, 2^31), made from the run's seed, the stream and the episode's number."""
+    """Returns an episode's seed, in [0, 2^31), made from the run's seed, the stream and the episode's number."""
     return int(np.random.SeedSequence([seed, stream, episode]).generate_state(1)[0] >> 1)
 
 
@@ -320,7 +327,8 @@ def check_spaces(observation_space, action_space):
         )
     if not isinstance(observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary)):
         raise ValueError(
-            f"Observation spaces may be Box, MultiBinary or Discrete; {type(observation_space).__name__} is not supported. "
+            f"Observation spaces may be Box, MultiBinary or Discrete; {type(observation_space).__name__} is not "
+            "supported. "
             f"Received: observation_space={observation_space}"
         )
 
@@ -371,7 +379,8 @@ def _make_async(factory, num_envs):
         return AsyncVectorEnv([factory] * num_envs, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
     except (EOFError, ConnectionError) as error:
         raise RuntimeError(
-            "The worker processes did not start. A script that uses vectorization_mode='async' must keep its work under "
+            "The worker processes did not start. A script that uses vectorization_mode='async' must keep its "
+            "work under "
             '`if __name__ == "__main__":`, since each worker imports it.'
         ) from error
     finally:

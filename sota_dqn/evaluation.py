@@ -61,8 +61,8 @@ def summarize(returns, lengths, seeds, *, protocol):
     """Returns the outcome of an evaluation as a dict.
 
     Returns:
-        `return_mean` and `return_std` (over episodes), `returns`, `lengths` (environment steps), `seeds`, and `protocol`, a
-        sentence that says how it was played.
+        `return_mean` and `return_std` (over episodes), `returns`, `lengths` (environment steps), `seeds`, and
+        `protocol`, a sentence that says how it was played.
     """
     return {
         "return_mean": float(np.mean(returns)),

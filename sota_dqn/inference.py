@@ -24,8 +24,8 @@ class DQNInference:
 
     Args:
         source: A checkpoint's directory, a `.keras` file, or a Keras model.
-        env: What to play in: an id, a callable that takes `render_mode`, or a `gymnasium.Env`. None takes the checkpoint's;
-            a file or a model needs it for whatever plays.
+        env: What to play in: an id, a callable that takes `render_mode`, or a `gymnasium.Env`. None takes the
+            checkpoint's; a file or a model needs it for whatever plays.
         preprocess: As in training. None takes the checkpoint's; where it had some, it must be given again.
         frame_stack: As in training, None for the checkpoint's.
         epsilon: The probability of a random action, in [0, 1].
@@ -37,9 +37,7 @@ class DQNInference:
         ValueError: If it is damaged, does not fit the environment, or needs an argument that is not given.
     """
 
-    def __init__(
-        self, source, *, env=None, preprocess=None, frame_stack=None, epsilon=0, seed=0, custom_objects=None
-    ):
+    def __init__(self, source, *, env=None, preprocess=None, frame_stack=None, epsilon=0, seed=0, custom_objects=None):
         config = {"arguments": {}}
         if isinstance(source, keras.Model):
             self.model = source
@@ -168,8 +166,10 @@ class DQNInference:
         return make_evaluation_factory(env, env)
 
     def _spaces(self, config):
-        """Returns the observation space and the number of the first action, as far as they can be known, and checks them."""
-        if "observation_space" in config and isinstance(self._env, dict):  # an environment that must be given again to play
+        """Returns the observation space and the first action's number, as far as they can be known, and checks them."""
+        if "observation_space" in config and isinstance(
+            self._env, dict
+        ):  # an environment that must be given again to play
             return space_from(config["observation_space"]), config["action_start"]
         if self._env is None:
             return None, 0
@@ -179,7 +179,8 @@ class DQNInference:
         outputs = self.model.output_shape[-1]
         if outputs != env.action_space.n:
             raise ValueError(
-                f"The model has {outputs} outputs and the environment {env.action_space.n} actions. Received: env={self._env!r}"
+                f"The model has {outputs} outputs and the environment {env.action_space.n} actions. Received: "
+                f"env={self._env!r}"
             )
         return env.observation_space, int(env.action_space.start)
 
@@ -188,5 +189,7 @@ class DQNInference:
         if self._space is not None:
             return len(self._space.shape or ())
         if self._preprocess.functions or self.frame_stack is not None:
-            raise ValueError("Argument `env` is needed to tell one observation from a batch of them. Received: env=None")
+            raise ValueError(
+                "Argument `env` is needed to tell one observation from a batch of them. Received: env=None"
+            )
         return len(self.model.input_shape) - 1

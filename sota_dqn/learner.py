@@ -1,6 +1,7 @@
 """What turns stored rows into a better model: one compiled program for new rows, one for K updates in a row.
 
-`Learner` is abstract. An algorithm is a subclass with one method, `update`, that reads as the algorithm box of its paper.
+`Learner` is abstract. An algorithm is a subclass with one method, `update`, that reads as the algorithm box of its
+paper.
 """
 
 import abc
@@ -22,8 +23,9 @@ class Learner(abc.ABC):
         model: The user's Keras model, `[B, *O]` to `[B, A]`.
         optimizer: A Keras optimizer.
         replay: A built `Replay`.
-        target_update: In (0, 1): the part of the model that is blended into the target model after every update. An integer
-            from 1 on: the updates between two copies. None: there is no target model, the model's own values stand in.
+        target_update: In (0, 1): the part of the model that is blended into the target model after every update. An
+            integer from 1 on: the updates between two copies. None: there is no target model, the model's own values
+            stand in.
         batch_size: B, windows in one update.
         updates_per_call: K, updates in one call of the compiled program.
         random: The `numpy.random.Generator` that draws for the sampler.

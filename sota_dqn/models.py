@@ -2,29 +2,27 @@
 
 import keras
 
-from sota_dqn.storage import merge_frames
-
 __all__ = ["check_model", "has_convolutions"]
 
 
-def check_model(model, observations, num_actions, *, stacked):
-    """Raises ValueError unless `model` maps such observations to one value per action and can be saved and loaded safely.
+def check_model(model, observations, num_actions):
+    """Raises ValueError unless `model` maps such observations to one value per action and can be saved and loaded
+    safely.
 
     Args:
         model: A Keras model.
-        observations: `[E, ...]`, preprocessed, as the actor hands them over.
+        observations: `[E, *O]`, preprocessed, their frames merged.
         num_actions: A.
-        stacked: Whether they are stacks of frames, `[E, k, *O]`.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"Argument `model` must be a Keras model. Received: model={model!r}")
     for layer in _layers(model):
         if isinstance(layer, keras.layers.Lambda):
             raise ValueError(
-                f"The model has a Lambda layer, {layer.name!r}, which cannot be loaded safely from a checkpoint: write it as "
+                f"The model has a Lambda layer, {layer.name!r}, which cannot be loaded safely from a checkpoint: "
+                "write it as "
                 "a keras.layers.Layer subclass, or use a layer that Keras has (Rescaling, for example)."
             )
-    observations = merge_frames(keras.ops.convert_to_tensor(observations)) if stacked else observations
     shape = tuple(observations.shape[1:])
     expected = getattr(model, "input_shape", None) if model.built else None
     if isinstance(expected, (list, dict)):

@@ -10,7 +10,8 @@ __all__ = ["Preprocessing", "one_hot"]
 
 
 class Preprocessing:
-    """The way from what an environment returns to what is stored: one-hot for discrete spaces, then the user's callables.
+    """The way from what an environment returns to what is stored: one-hot for discrete spaces, then the user's
+    callables.
 
     float64 becomes float32 and int64 becomes int32, the widest that the devices compute with.
 
@@ -38,7 +39,8 @@ class Preprocessing:
         """Returns the observations to store: `[E, *O]`.
 
         Raises:
-            ValueError: If a callable changes the number of observations, or their shape or dtype from one call to the next.
+            ValueError: If a callable changes the number of observations, or their shape or dtype from one call to the
+                next.
         """
         batch = len(observations)
         for function in self.functions:
@@ -55,7 +57,8 @@ class Preprocessing:
             self.shape, self.dtype = observations.shape[1:], observations.dtype.name
         elif (observations.shape[1:], observations.dtype.name) != (self.shape, self.dtype):
             raise ValueError(
-                f"Preprocessing must return the same shape and dtype at every call, {self.shape} of {self.dtype} so far. "
+                f"Preprocessing must return the same shape and dtype at every call, {self.shape} of {self.dtype} so "
+                "far. "
                 f"Received: {observations.shape[1:]} of {observations.dtype.name}"
             )
         return observations

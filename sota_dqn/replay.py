@@ -17,8 +17,8 @@ class Replay:
     """Settings of a replay, and after `build` the replay itself.
 
     Args:
-        capacity: Stored rows, over all streams: one per environment step, and one per episode for its final observation.
-            A multiple of the number of streams: up to one row per stream is left unused.
+        capacity: Stored rows, over all streams: one per environment step, and one per episode for its final
+            observation. A multiple of the number of streams: up to one row per stream is left unused.
         sampler: How rows are drawn: `samplers.Uniform()` or `samplers.Prioritized(...)`.
     """
 
@@ -67,8 +67,10 @@ class Replay:
         least = chunk + self.after + self.before + 1
         if rows_per_stream < least:
             raise ValueError(
-                f"Argument `capacity` must be at least {least * num_streams} for {num_streams} environments: windows of "
-                f"{self.after + self.before + 1} rows and {chunk} rows written at a time. Received: capacity={self.capacity}"
+                f"Argument `capacity` must be at least {least * num_streams} for {num_streams} environments: windows "
+                "of "
+                f"{self.after + self.before + 1} rows and {chunk} rows written at a time. Received: "
+                f"capacity={self.capacity}"
             )
         self._check_memory(num_streams, rows_per_stream, observation_shape, observation_dtype, return_to_go)
         self.storage = Storage(
@@ -128,7 +130,10 @@ class Replay:
         )
 
     def observe(self, rows, distance=0):
-        """Returns the observations `distance` rows after `rows` (`[B]`): `[B, *O]`. A frame stack's frames are merged."""
+        """Returns the observations `distance` rows after `rows` (`[B]`): `[B, *O]`.
+
+        A frame stack's frames are merged.
+        """
         return self.storage.observe(self.storage.shift(rows, distance))
 
     def update(self, rows, td_error):
@@ -143,6 +148,7 @@ class Replay:
         available = backend.memory_available()
         if available is not None and needed > available:
             raise MemoryError(
-                f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB and the device has {available / 1e9:.2f} GB "
+                f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB and the device has "
+                f"{available / 1e9:.2f} GB "
                 f"left. About {int(0.9 * available / row):,} rows would fit. Received: capacity={self.capacity}"
             )

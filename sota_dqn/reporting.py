@@ -40,7 +40,7 @@ class Epoch:
         self.calls += 1
 
     def end(self, steps, updates, episodes, epsilon):
-        """Returns the logs under their fixed names, NaN where there is nothing to report, and forgets what they came from."""
+        """Returns the logs under their fixed names, NaN for what did not happen, and starts afresh."""
         self._collect()
         since, steps_before, updates_before = self._started
         seconds = max(time.perf_counter() - since, 1e-9)
@@ -81,7 +81,7 @@ class Epoch:
 
 
 class Record(keras.callbacks.Callback):
-    """Appends every epoch's logs to a history that outlives the call of `train`.
+    """Appends every epoch's logs to a history that outlives the call of `train`; NaN where a name is missing.
 
     Args:
         history: A dict of lists.
@@ -92,8 +92,11 @@ class Record(keras.callbacks.Callback):
         self.history = history
 
     def on_epoch_end(self, epoch, logs=None):
-        for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(value)
+        logs = logs or {}
+        epochs = max(map(len, self.history.values()), default=0)
+        for name in {**self.history, **logs}:
+            before = self.history.setdefault(name, [math.nan] * epochs)
+            before.append(logs.get(name, math.nan))
 
 
 class Clock:
@@ -127,7 +130,10 @@ class Clock:
 
 
 class Interrupt:
-    """A context in which the first Ctrl-C only sets `pressed`, so that the running step is completed. The second raises."""
+    """A context in which the first Ctrl-C only sets `pressed`, so that the running step is completed.
+
+    The second raises.
+    """
 
     def __init__(self):
         self.pressed = False

@@ -16,9 +16,9 @@ __all__ = ["Prioritized", "SumTree", "Uniform"]
 class SumTree:
     """Non-negative numbers on the device, drawn in proportion to their size.
 
-    Each level is a matrix whose rows sum to the entries of the level above. Drawing gathers one row a level; writing sums the
-    touched rows anew, so nothing drifts. A wide tree has few levels: at 2^20 leaves four of width 32, where a binary tree has
-    twenty.
+    Each level is a matrix whose rows sum to the entries of the level above. Drawing gathers one row a level; writing
+    sums the touched rows anew, so nothing drifts. A wide tree has few levels: at 2^20 leaves four of width 32, where a
+    binary tree has twenty.
 
     Args:
         size: Number of leaves, all zero at first.
@@ -70,7 +70,8 @@ class SumTree:
             fractions: `[B]`, each in [0, 1).
 
         Returns:
-            The leaves, `[B]` int32, and their values, `[B]`. A leaf of zero is never among them while any is above zero.
+            The leaves, `[B]` int32, and their values, `[B]`. A leaf of zero is never among them while any is above
+            zero.
         """
         node = ops.zeros_like(fractions, dtype="int32")
         for bits, level in zip(reversed(self.bits), reversed(self.levels), strict=True):
@@ -139,8 +140,8 @@ class Uniform:
 class Prioritized:
     """Proportional prioritized replay: P(i) = p_i^alpha / sum_k p_k^alpha with p_i = |td_error_i| + epsilon.
 
-    Importance weights are (1 / (N P(i)))^beta over the largest of the batch. New rows get the highest priority seen so far.
-    After Schaul et al. 2016, sections 3.3-3.4 and Algorithm 1.
+    Importance weights are (1 / (N P(i)))^beta over the largest of the batch. New rows get the highest priority seen so
+    far. After Schaul et al. 2016, sections 3.3-3.4 and Algorithm 1.
 
     Args:
         alpha: How much priorities count; 0 is uniform, 1 fully proportional.

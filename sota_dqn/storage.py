@@ -1,7 +1,7 @@
 """Where rows live on the device: `[stream, time]`, in the order in which the environments produced them.
 
-Each stream is a ring. Every observation is stored once, at the dtype that preprocessing returns; n-step returns, bounds and
-frame stacks are functions of a window of rows. A new kind of per-row value is one more field here.
+Each stream is a ring. Every observation is stored once, at the dtype that preprocessing returns; n-step returns, bounds
+and frame stacks are functions of a window of rows. A new kind of per-row value is one more field here.
 """
 
 import keras
@@ -26,7 +26,8 @@ class Storage:
         observation_shape: `*O`, one stored observation (a single frame).
         observation_dtype: Its dtype.
         frame_stack: Frames that make one observation of the model, or None for the stored observation as it is.
-        padding: What stands before an episode's first frame in a stack: `"reset"` repeats that frame, `"zero"` is zeros.
+        padding: What stands before an episode's first frame in a stack: `"reset"` repeats that frame, `"zero"` is
+            zeros.
         return_to_go: Whether the returns of terminated episodes are stored too.
     """
 
@@ -68,7 +69,10 @@ class Storage:
         return fields if self.return_to_go is None else [*fields, self.return_to_go]
 
     def places(self, streams, times):
-        """Returns where row `times` of each of `streams` is stored, on the host; a negative time is the bin. `[M]` int32."""
+        """Returns where row `times` of each of `streams` is stored, on the host; a negative time is the bin.
+
+        `[M]` int32.
+        """
         places = streams * self.rows_per_stream + times % self.rows_per_stream
         return np.where(times < 0, self.bin, places).astype("int32")
 
@@ -112,8 +116,8 @@ class Storage:
         Args:
             rows: `[B]` places.
             length: How many rows to look back.
-            through_terminations: Whether a `terminated` row connects to a valid one after it, as a lost life does to the
-                game that goes on. Frame stacks run through it, returns and bounds stop there.
+            through_terminations: Whether a `terminated` row connects to a valid one after it, as a lost life does to
+                the game that goes on. Frame stacks run through it, returns and bounds stop there.
 
         Returns:
             `[B, length]` float32, oldest first: 1 where that row and all between it and the given one belong together.

@@ -11,9 +11,9 @@ import pathlib
 import keras
 import numpy as np
 
-from sota_dqn import backend, callbacks, checkpoint
+from sota_dqn import backend, callbacks, checkpoint, snapshot
 from sota_dqn.actor import Actor, Choice, Frames
-from sota_dqn.environments import Environments, describe_space, episode_seeds, make_evaluation_factory, make_vector
+from sota_dqn.environments import Environments, episode_seeds, make_evaluation_factory, make_vector
 from sota_dqn.evaluation import play_episodes, summarize
 from sota_dqn.models import check_model, has_convolutions
 from sota_dqn.policies import EpsilonGreedy, Greedy
@@ -21,6 +21,7 @@ from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.replay import Replay
 from sota_dqn.reporting import Clock, Epoch, Interrupt, Record, hears_batches
 from sota_dqn.schedules import linear
+from sota_dqn.storage import merge_frames
 
 __all__ = ["Trainer"]
 
@@ -52,7 +53,9 @@ class Trainer(abc.ABC):
         _check_positive(frame_stack=frame_stack, batch_size=batch_size, updates_per_call=updates_per_call)
         _check_positive(learning_starts=learning_starts, report_every=report_every)
         if not updates_per_step > 0:
-            raise ValueError(f"Argument `updates_per_step` must be above 0. Received: updates_per_step={updates_per_step}")
+            raise ValueError(
+                f"Argument `updates_per_step` must be above 0. Received: updates_per_step={updates_per_step}"
+            )
         self.model = model
         self.seed = seed
         self.batch_size = batch_size
@@ -72,7 +75,10 @@ class Trainer(abc.ABC):
         )
         self.num_envs = environments.num_envs
         self.actor.start()
-        check_model(model, self.actor.stacked, int(environments.action_space.n), stacked=frame_stack is not None)
+        stacked = (
+            self.actor.stacked if frame_stack is None else merge_frames(keras.ops.convert_to_tensor(self.actor.stacked))
+        )
+        check_model(model, stacked, int(environments.action_space.n))
         self.random = dict(zip(("sampling", "acting"), np.random.default_rng(seed).spawn(2), strict=True))
         self.updates_per_call = updates_per_call or self._good_updates_per_call()
         self.frame_stack = frame_stack
@@ -89,8 +95,8 @@ class Trainer(abc.ABC):
         self.steps = self.episodes = self.evaluations = 0
         self.history: dict[str, list[float]] = {}
         self.profile: dict[str, float] = {}
-        self._origin = (self.learning_starts, 0)  # steps and updates from which `updates_per_step` counts
-        self._epoch = Epoch(self.learner.metrics)
+        self.origin = (self.learning_starts, 0)  # steps and updates from which `updates_per_step` counts
+        self.epoch = Epoch(self.learner.metrics)
 
     @abc.abstractmethod
     def build(self):
@@ -126,8 +132,8 @@ class Trainer(abc.ABC):
         Args:
             steps: Further environment steps, summed over the environments; rounded up to a step of all of them.
             episodes: Further episodes. The first of the two that is reached ends the training.
-            callbacks: Keras callbacks or those of `sota_dqn.callbacks`. An epoch is `report_every` steps, a batch is one
-                compiled call of `updates_per_call` updates.
+            callbacks: Keras callbacks or those of `sota_dqn.callbacks`. An epoch is `report_every` steps, a batch is
+                one compiled call of `updates_per_call` updates.
             verbose: 0 is silent, 1 shows the progress; `"auto"` is 1.
             profile: Whether to measure the time of each phase, into `self.profile` (seconds), and to print it.
 
@@ -136,8 +142,8 @@ class Trainer(abc.ABC):
 
         Raises:
             ValueError: If a reward or an observation is NaN, or an argument is out of range. Whatever ends the training
-                early, a checkpoint is written first: by a `Checkpoint` callback, or else to the directory that the error
-                names.
+                early, a checkpoint is written first: by a `Checkpoint` callback, or else to the directory that the
+                error names.
             KeyboardInterrupt: After Ctrl-C, when the running step is complete. Training can go on from there.
         """
         _check_positive(steps=steps, episodes=episodes)
@@ -193,47 +199,23 @@ class Trainer(abc.ABC):
 
         Args:
             path: The directory. A checkpoint in it is replaced, and stays until the new one is complete.
-            replay: Whether the replay is part of it. Without, files are small, and a resumed run first fills a new replay.
+            replay: Whether the replay is part of it. Without, files are small, and a resumed run first fills a new
+                replay.
         """
-        self.actor.flush()
-        factory, arguments = self.recipe
-        arguments = {name: checkpoint.encode(value, name) for name, value in arguments.items() if name != "model"}
-        config = {
-            "trainer": factory.__name__,
-            "backend": backend.BACKEND,
-            "keras": keras.__version__,
-            "steps": self.steps,
-            "updates": self.updates,
-            "episodes": self.episodes,
-            "observation": [list(self.actor.preprocess.shape), self.actor.preprocess.dtype],
-            "observation_space": describe_space(self.actor.environments.observation_space),
-            "num_actions": int(self.actor.environments.action_space.n),
-            "action_start": int(self.actor.environments.action_space.start),
-            "replay": replay,
-            "arguments": arguments,
-        }
-        state = {
-            "actor": self.actor.state(),
-            "epoch": self._epoch.state(),
-            "evaluations": self.evaluations,
-            "history": self.history,
-            "origin": self._origin,
-            "random": {name: generator.bit_generator.state for name, generator in self.random.items()},
-        }
-        checkpoint.save(path, config=config, state=state, model=self.model, arrays=self._arrays(replay))
+        snapshot.save(self, path, replay=replay)
 
     @classmethod
     def load(cls, path, *, custom_objects=None, **given):
         """Returns the trainer of a checkpoint, ready to go on.
 
-        On a CPU, with environments that are deterministic under their seed, the run ends bit for bit as if it had not been
-        stopped. With others it goes on with fresh episodes, and says so.
+        On a CPU, with environments that are deterministic under their seed, the run ends bit for bit as if it had not
+        been stopped. With others it goes on with fresh episodes, and says so.
 
         Args:
             path: The checkpoint's directory.
             custom_objects: A dict of the names and classes of the model's own layers.
-            **given: Arguments of the trainer that the checkpoint cannot hold (an environment's callable, preprocessing, a
-                target, policy or penalty of your own), or that are to be others from now on.
+            **given: Arguments of the trainer that the checkpoint cannot hold (an environment's callable, preprocessing,
+                a target, policy or penalty of your own), or that are to be others from now on.
 
         Raises:
             FileNotFoundError: If there is no checkpoint.
@@ -246,13 +228,13 @@ class Trainer(abc.ABC):
         for name in given:
             if name not in known or name == "model":
                 raise TypeError(f"{cls.__name__}.load() got an unexpected argument `{name}`.")
-        arguments = {
-            name: given[name] if name in given else checkpoint.decode(value, name)
-            for name, value in found.config["arguments"].items()
-        }
+        arguments = snapshot.arguments_of(found, given)
         model = checkpoint.load_model(found.model_path, custom_objects)
         trainer = cls(arguments.pop("env"), model, **arguments)
-        trainer._restore(found)
+        if not snapshot.restore(trainer, found):
+            print(
+                "The environments could not be brought back to where they were: training goes on with fresh episodes."
+            )
         return trainer
 
     def close(self):
@@ -270,18 +252,18 @@ class Trainer(abc.ABC):
         while not done() and not interrupt.pressed:
             number = len(next(iter(self.history.values()), []))
             listeners.on_epoch_begin(number)
-            self._epoch.begin(self.steps, self.updates)
+            self.epoch.begin(self.steps, self.updates)
             boundary = (self.steps // self.report_every + 1) * self.report_every
             while self.steps < boundary and not done() and not interrupt.pressed:
                 if on_batch:
-                    listeners.on_train_batch_begin(self._epoch.calls)
+                    listeners.on_train_batch_begin(self.epoch.calls)
                 learned = self._step(on_episode_end)
                 if on_batch and learned:
                     logs = {name: float(np.mean(np.asarray(values))) for name, values in learned.items()}
-                    listeners.on_train_batch_end(self._epoch.calls, logs)
+                    listeners.on_train_batch_end(self.epoch.calls, logs)
             if not interrupt.pressed:
                 with self._clock("idle"):
-                    logs = self._epoch.end(self.steps, self.updates, self.episodes, self._epsilon())
+                    logs = self.epoch.end(self.steps, self.updates, self.episodes, self._epsilon())
                 with self._clock("callbacks"):
                     listeners.on_epoch_end(number, logs)
 
@@ -296,7 +278,7 @@ class Trainer(abc.ABC):
             episodes = self.actor.step(actions)
         self.steps += self.num_envs
         for episode in episodes:
-            self._epoch.episode(episode)
+            self.epoch.episode(episode)
             logs = {
                 "episode_return": episode.episode_return,
                 "episode_length": episode.episode_length,
@@ -316,12 +298,12 @@ class Trainer(abc.ABC):
                 self.actor.flush()
             with self._clock("learn"):
                 learned = self.learner.learn(self.steps)
-            self._epoch.learned(learned)
+            self.epoch.learned(learned)
         return learned
 
     def _due(self):
         """Returns how many updates the steps so far are worth, beyond those made."""
-        steps, updates = self._origin
+        steps, updates = self.origin
         return int((self.steps - steps) * self.updates_per_step) - (self.updates - updates)
 
     def _good_updates_per_call(self):
@@ -339,7 +321,7 @@ class Trainer(abc.ABC):
         return max(1, math.ceil(self.updates_per_call / (self.num_envs * self.updates_per_step)))
 
     def _choice(self, policy, random):
-        """Returns a compiled policy that draws from one of the run's generators, or, being greedy, from none of them."""
+        """Returns a compiled policy that draws from one of the run's generators, or from none, being greedy."""
         return Choice(
             self.model,
             policy,
@@ -392,48 +374,6 @@ class Trainer(abc.ABC):
             error.add_note(f"What was learned so far is in {path}: {type(self).__name__}.load({str(path)!r}) goes on.")
         except Exception as failure:
             error.add_note(f"A checkpoint could not be written either: {failure}")
-
-    def _arrays(self, replay):
-        """Returns the variables and arrays of a checkpoint by name."""
-        arrays = {"actor_observation": self.actor.observation}
-        if self.frame_stack is not None:
-            arrays["actor_frames"] = self.actor.frames.stack
-        groups = {
-            "model": self.model.variables,
-            "optimizer": self.learner.optimizer.variables,
-            "target": self.learner.target_variables,
-        }
-        if replay:
-            groups["replay"] = self.replay.variables
-        for group, variables in groups.items():
-            arrays.update({f"{group}_{i}": variable for i, variable in enumerate(variables)})
-        return arrays
-
-    def _restore(self, found):
-        """Takes over the state of a checkpoint."""
-        config, state = found.config, found.state
-        actual = [list(self.actor.preprocess.shape), self.actor.preprocess.dtype]
-        if [*config["observation"], config["num_actions"]] != [*actual, int(self.actor.environments.action_space.n)]:
-            raise ValueError(
-                f"The checkpoint {found.path} is of another environment: observations {config['observation']} and "
-                f"{config['num_actions']} actions. Received: {actual} and {self.actor.environments.action_space.n} actions."
-            )
-        for name, values in self._arrays(config["replay"]).items():
-            if isinstance(values, keras.Variable):
-                found.assign(name, values)
-        self.steps, self.episodes, self.learner.updates = config["steps"], config["episodes"], config["updates"]
-        self.evaluations, self.history = state["evaluations"], state["history"]
-        self._origin = tuple(state["origin"])
-        self._epoch.restore(state["epoch"])
-        for name, generator in self.random.items():
-            generator.bit_generator.state = state["random"][name]
-        if not config["replay"]:
-            state["actor"]["count"] = [0] * self.num_envs
-            ready = self.steps + self.learning_starts
-            self._origin = (max(ready, self._origin[0]), self.updates)
-        frames = np.array(found.array("actor_frames")) if "actor_frames" in found else None
-        if not self.actor.restore(state["actor"], np.array(found.array("actor_observation")), frames):
-            print("The environments could not be brought back to where they were: training goes on with fresh episodes.")
 
 
 def _check_positive(**numbers):

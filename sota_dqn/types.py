@@ -1,7 +1,7 @@
 """The records that pass between files, with the shape of every field.
 
-`B` batch, `T` time, `A` actions, `E` streams (one stream per environment), `*O` one observation. The fields are arrays or
-tensors of whichever side is speaking: NumPy on the host, the backend's tensors inside a compiled program.
+`B` batch, `T` time, `A` actions, `E` streams (one stream per environment), `*O` one observation. The fields are arrays
+or tensors of whichever side is speaking: NumPy on the host, the backend's tensors inside a compiled program.
 """
 
 import functools
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 class Steps(NamedTuple):
     """What the environments said, row by row in the order in which they said it.
 
-    A row is an observation, the action taken there, and what came of it. The observation that follows a row is the next row's.
-    The row after the last step of an episode holds the final observation: it has no action of its own, so `valid` is 0 there,
-    and nothing that starts before it reaches beyond it. A time limit needs no flag of its own.
+    A row is an observation, the action taken there, and what came of it. The observation that follows a row is the next
+    row's. The row after the last step of an episode holds the final observation: it has no action of its own, so
+    `valid` is 0 there, and nothing that starts before it reaches beyond it. A time limit needs no flag of its own.
     """
 
     observation: Any  # [..., *O], the dtype that preprocessing returns

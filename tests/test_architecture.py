@@ -15,10 +15,10 @@ SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 MAX_LINES = 400
 
 FLOORS = [
-    {"version", "types", "backend"},
-    {"targets", "returns", "losses", "schedules"},
-    {"layers", "policies", "preprocessing", "samplers", "storage", "environments"},
-    {"replay", "learner", "actor", "actor_pool", "callbacks", "recorder", "plots", "checkpoint"},
+    {"version", "types", "files", "backend"},
+    {"targets", "returns", "losses", "schedules", "graphs"},
+    {"layers", "policies", "preprocessing", "samplers", "storage", "environments", "models", "plots", "evaluation"},
+    {"replay", "learner", "actor", "actor_pool", "callbacks", "recorder", "reporting", "checkpoint", "snapshot"},
     {"trainer"},
     {"dqn", "inference"},
     {"__init__"},
@@ -26,7 +26,7 @@ FLOORS = [
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 # (importer, imported) on one floor.
-SIDEWAYS = {("actor_pool", "actor")}
+SIDEWAYS = {("actor_pool", "actor"), ("snapshot", "checkpoint")}
 
 # Who may import what not everyone may.
 IMPORTERS = {

@@ -1,8 +1,9 @@
 """Floor 0: what differs between TensorFlow and JAX, and nothing else.
 
 Each backend file offers the same few names: `Program` (compile, repeat, value-and-gradient), `read_rows`, `write_rows`,
-`assign_slices`, `device_kind`, `device_memory`, `wait` and `asynchronous`. Everything above them is plain stateful Keras, written once.
-How a program is compiled is decided here, by `plan`. To support another Keras backend, write its file and add it below.
+`assign_slices`, `device_kind`, `device_memory`, `wait` and `asynchronous`. Everything above them is plain stateful
+Keras, written once. How a program is compiled is decided here, by `plan`. To support another Keras backend, write its
+file and add it below.
 """
 
 import os
@@ -43,8 +44,8 @@ def plan(*, convolutions, backend=BACKEND, device=None):
     """Returns the fastest way to compile a program, as measured by `benchmarks/updates.py`.
 
     Dense networks and accelerators: XLA, with the repetitions fused. XLA's CPU backend runs a convolution inside a loop
-    20 times slower than outside it, so there JAX unrolls and TensorFlow takes the plain graph. Small dense operations lose
-    more to waking threads than they win, and the other core is busy with the environments.
+    20 times slower than outside it, so there JAX unrolls and TensorFlow takes the plain graph. Small dense operations
+    lose more to waking threads than they win, and the other core is busy with the environments.
 
     Args:
         convolutions: Whether the program runs convolutions.

@@ -1,4 +1,4 @@
-"""JAX: variable values threaded through `keras.StatelessScope`, so that stateful Keras code compiles as a pure function."""
+"""JAX: variable values threaded through `keras.StatelessScope`, which make stateful Keras code a pure function."""
 
 import contextlib
 
@@ -31,7 +31,9 @@ class Program:
                 outputs = function(*arguments)
             for variable, value in zip(self.reads, read, strict=True):
                 if scope.get_current_value(variable) is not value:
-                    raise RuntimeError(f"A program assigned a variable that it may only read. Received: {variable.path}")
+                    raise RuntimeError(
+                        f"A program assigned a variable that it may only read. Received: {variable.path}"
+                    )
             return outputs, [scope.get_current_value(variable) for variable in self.writes]
 
         on_cpu = device_kind() == "cpu"
@@ -50,7 +52,8 @@ class Program:
         return call
 
     def repeat(self, function, inputs, names):
-        """Calls `function(*inputs[i])`, which returns a float32 scalar for each of `names`, for every i along the first axis.
+        """Calls `function(*inputs[i])`, which returns a float32 scalar for each of `names`, for every i along the first
+        axis.
 
         Returns:
             A dict of each name's values, `[times]`.

@@ -30,7 +30,8 @@ class Program:
         return call
 
     def repeat(self, function, inputs, names):
-        """Calls `function(*inputs[i])`, which returns a float32 scalar for each of `names`, for every i along the first axis.
+        """Calls `function(*inputs[i])`, which returns a float32 scalar for each of `names`, for every i along the first
+        axis.
 
         Returns:
             A dict of each name's values, `[times]`.

@@ -1,0 +1,67 @@
+"""Trains an agent on a classic-control task: films it before and after, evaluates it, saves it, and plots how it
+learned.
+
+# CartPole-v1, well under a minute on two CPU cores
+python examples/basic/dqn_train.py
+python examples/basic/dqn_train.py --env Acrobot-v1 --steps 100000
+"""
+
+import argparse
+import pathlib
+
+import gymnasium
+import keras
+
+from sota_dqn import DQNInference, DQNTrainer, callbacks, plots
+
+
+def build_model(env_id):
+    """Returns a small network from observations to one value per action."""
+    env = gymnasium.make(env_id)
+    layers = [keras.Input(env.observation_space.shape)]
+    for _ in range(2):
+        layers += [keras.layers.Dense(128), keras.layers.LayerNormalization(), keras.layers.Activation("relu")]
+    return keras.Sequential([*layers, keras.layers.Dense(int(env.action_space.n))])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="CartPole-v1", help="environment id (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=30_000, help="environment steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
+    parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/ENV)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
+    options = parser.parse_args()
+    run = options.run or pathlib.Path("runs") / options.env.split("/")[-1]
+
+    if options.resume:
+        trainer = DQNTrainer.load(run)
+        print(f"Going on from {run} after {trainer.steps:,} steps.")
+    else:
+        keras.utils.set_random_seed(options.seed)
+        model = build_model(options.env)
+        score = DQNInference(model, env=options.env, epsilon=1).record(run / "random.gif", every=2, scale=0.5)
+        print(f"A random agent scores {score:.0f}: {run / 'random.gif'}")
+        plots.model_diagram(model, run / "model.png")
+        trainer = DQNTrainer(options.env, model, seed=options.seed)
+
+    evaluation = callbacks.Evaluation(evaluate_every=2_000, episodes=10, best_model=run / "best.keras")
+    curve = callbacks.LearningCurve(run / "learning-curve.png")
+    try:
+        trainer.train(options.steps, callbacks=[evaluation, curve, callbacks.Checkpoint(run)])
+    except KeyboardInterrupt:
+        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {__file__} --run {run} --resume")
+        return
+
+    result = trainer.evaluate(episodes=20)
+    print(
+        f"After {trainer.steps:,} steps: {result['return_mean']:.1f} +- {result['return_std']:.1f} "
+        f"({result['protocol']})"
+    )
+    DQNInference(run / "best.keras", env=options.env).record(run / "trained.gif", every=2, scale=0.5)
+    print(f"Everything is in {run}: the films, learning-curve.png, model.png, best.keras and a checkpoint.")
+    print(f"Next: python examples/basic/dqn_inference.py {run}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What of a trainer is in a checkpoint, and how a trainer takes it over again."""
+
+import keras
+import numpy as np
+
+from sota_dqn import backend, checkpoint
+from sota_dqn.environments import describe_space
+
+__all__ = ["arguments_of", "restore", "save"]
+
+
+def save(trainer, path, *, replay):
+    """Writes a checkpoint of `trainer` to the directory `path`; `replay` is whether the rows are part of it."""
+    trainer.actor.flush()
+    factory, arguments = trainer.recipe
+    config = {
+        "trainer": factory.__name__,
+        "backend": backend.BACKEND,
+        "keras": keras.__version__,
+        "steps": trainer.steps,
+        "updates": trainer.updates,
+        "episodes": trainer.episodes,
+        **_spaces(trainer),
+        "replay": replay,
+        "arguments": {name: checkpoint.encode(value, name) for name, value in arguments.items() if name != "model"},
+    }
+    state = {
+        "actor": trainer.actor.state(),
+        "epoch": trainer.epoch.state(),
+        "evaluations": trainer.evaluations,
+        "history": trainer.history,
+        "origin": trainer.origin,
+        "random": {name: generator.bit_generator.state for name, generator in trainer.random.items()},
+    }
+    arrays = {"actor_observation": trainer.actor.observation, **_variables(trainer, replay)}
+    if trainer.frame_stack is not None:
+        arrays["actor_frames"] = trainer.actor.frames.stack
+    checkpoint.save(path, config=config, state=state, model=trainer.model, arrays=arrays)
+
+
+def arguments_of(found, given):
+    """Returns the arguments of a checkpoint's trainer, those that are `given` in the place of its own."""
+    return {
+        name: given[name] if name in given else checkpoint.decode(value, name)
+        for name, value in found.config["arguments"].items()
+    }
+
+
+def restore(trainer, found):
+    """Brings a new trainer to where the checkpoint `found` was written.
+
+    Returns:
+        Whether the environments are back to where they were. If not, fresh episodes have begun.
+
+    Raises:
+        ValueError: If the checkpoint is of another environment, or its arrays do not fit. Nothing is changed then.
+    """
+    config, state = found.config, found.state
+    spaces = _spaces(trainer)
+    if any(config[name] != value for name, value in spaces.items()):
+        theirs = {name: config[name] for name in spaces}
+        raise ValueError(f"The checkpoint {found.path} is of another environment: {theirs}. Received: {spaces}")
+    variables = _variables(trainer, config["replay"])
+    for name, variable in variables.items():
+        found.check(name, variable)
+    for name, variable in variables.items():
+        found.assign(name, variable)
+    trainer.steps, trainer.episodes, trainer.learner.updates = config["steps"], config["episodes"], config["updates"]
+    trainer.evaluations, trainer.history = state["evaluations"], state["history"]
+    trainer.origin = tuple(state["origin"])
+    trainer.epoch.restore(state["epoch"])
+    for name, generator in trainer.random.items():
+        generator.bit_generator.state = state["random"][name]
+    if not config["replay"]:  # an empty replay has to fill before updates go on
+        state["actor"]["count"] = [0] * trainer.num_envs
+        trainer.origin = (max(trainer.steps + trainer.learning_starts, trainer.origin[0]), trainer.updates)
+    frames = np.array(found.array("actor_frames")) if "actor_frames" in found else None
+    return trainer.actor.restore(state["actor"], np.array(found.array("actor_observation")), frames)
+
+
+def _spaces(trainer):
+    """Returns what an environment must have in common with the one trained in."""
+    environments, preprocess = trainer.actor.environments, trainer.actor.preprocess
+    return {
+        "observation": [list(preprocess.shape), preprocess.dtype],
+        "observation_space": describe_space(environments.observation_space),
+        "num_actions": int(environments.action_space.n),
+        "action_start": int(environments.action_space.start),
+    }
+
+
+def _variables(trainer, replay):
+    """Returns all variables of a trainer by name."""
+    groups = {
+        "model": trainer.model.variables,
+        "optimizer": trainer.learner.optimizer.variables,
+        "target": trainer.learner.target_variables,
+        "replay": trainer.replay.variables if replay else [],
+    }
+    return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
