@@ -1,6 +1,6 @@
 """The actor: chooses actions, steps the environments, and collects what they said as rows for the replay."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -96,9 +96,12 @@ class Actor:
         self.count = np.zeros(num_envs, "int64")  # rows that each stream has produced
         self.returns = np.zeros(num_envs)  # of the running episodes
         self.lengths = np.zeros(num_envs, "int64")
-        self.choice = self.learner = None
-        self._rewards = [[] for _ in range(num_envs)]  # since the last termination, where returns to go are stored
-        self._pending = []  # (places, returns) of terminated episodes
+        self.learner: Any = None
+        self.choice: Any = None
+        self._rewards: list[list[float]] = [
+            [] for _ in range(num_envs)
+        ]  # since the last termination, where returns to go are stored
+        self._pending: list[tuple] = []  # (places, returns) of terminated episodes
         self._rows = 0
 
     def start(self):

@@ -172,7 +172,9 @@ class Environments:
         self.mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.exact = self.mode == AutoresetMode.DISABLED
         self.episodes = np.zeros(self.num_envs, "int64")  # begun so far
-        self.actions = [[] for _ in range(self.num_envs)]  # since the reset, where that can be replayed
+        self.actions: list[list[int]] = [
+            [] for _ in range(self.num_envs)
+        ]  # since the reset, where that can be replayed
         self._ended = np.zeros(self.num_envs, bool)
 
     def reset(self):
@@ -206,8 +208,8 @@ class Environments:
         elif self.mode == AutoresetMode.SAME_STEP:
             if ended.any():
                 final_observation = np.array(observation)
-                for stream in np.flatnonzero(ended):
-                    final_observation[stream] = info["final_obs"][stream]
+                for i in np.flatnonzero(ended):
+                    final_observation[i] = info["final_obs"][i]
                 self.episodes += ended
         else:
             for stream in range(self.num_envs):
@@ -315,7 +317,7 @@ def space_from(description):
     """Returns the space that `describe_space` described, without its limits."""
     if description["type"] == "Discrete":
         return spaces.Discrete(description["n"], start=description["start"])
-    return spaces.Box(-np.inf, np.inf, tuple(description["shape"]), "float32")
+    return spaces.Box(-np.inf, np.inf, tuple(description["shape"]), np.float32)
 
 
 def check_spaces(observation_space, action_space):

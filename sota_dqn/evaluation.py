@@ -22,35 +22,34 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
     Returns:
         The returns and the lengths, two lists in the order of the seeds.
     """
-    waiting = list(enumerate(seeds))[::-1]
+    waiting = list(range(len(seeds)))[::-1]  # numbers of episodes
     most = 1 if getattr(make, "single", False) else MOST_ENVIRONMENTS
     envs = [make() for _ in range(min(len(seeds), most))]
     try:
         returns, lengths = [0.0] * len(seeds), [0] * len(seeds)
-        playing = [waiting.pop() for _ in envs]
+        playing: list[int | None] = [waiting.pop() for _ in envs]
         start = int(envs[0].action_space.start)
-        observation = np.stack([env.reset(seed=seed)[0] for env, (_, seed) in zip(envs, playing, strict=True)])
+        observation = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=False)])
         begun = np.ones(len(envs), bool)
         if on_step:
             for env in envs:
                 on_step(env, 0.0, 0)
-        while any(playing):
+        while any(number is not None for number in playing):
             actions = np.asarray(choose(frames(preprocess(observation), begun)))
             begun = np.zeros(len(envs), bool)
-            for i, (env, episode) in enumerate(zip(envs, playing, strict=True)):
-                if episode is None:
+            for i, (env, number) in enumerate(zip(envs, playing, strict=True)):
+                if number is None:
                     continue
-                number = episode[0]
                 observation[i], reward, terminated, truncated, _ = env.step(int(actions[i]) + start)
                 returns[number] += float(reward)
                 lengths[number] += 1
                 if on_step:
                     on_step(env, returns[number], lengths[number])
                 if terminated or truncated or lengths[number] == max_steps:
-                    playing[i] = waiting.pop() if waiting else None
                     begun[i] = True
-                    if playing[i]:
-                        observation[i] = env.reset(seed=playing[i][1])[0]
+                    playing[i] = following = waiting.pop() if waiting else None
+                    if following is not None:
+                        observation[i] = env.reset(seed=seeds[following])[0]
         return returns, lengths
     finally:
         for env in envs:

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +39,7 @@ class DQNInference:
     """
 
     def __init__(self, source, *, env=None, preprocess=None, frame_stack=None, epsilon=0, seed=0, custom_objects=None):
-        config = {"arguments": {}}
+        config: dict = {"arguments": {}}
         if isinstance(source, keras.Model):
             self.model = source
         elif pathlib.Path(source).suffix == ".keras":
@@ -62,7 +63,7 @@ class DQNInference:
             convolutions=has_convolutions(self.model),
             stacked=self.frame_stack is not None,
         )
-        self._frames = None
+        self._frames: Any = None
         self._begun = None
 
     def act(self, observation):

@@ -1,6 +1,7 @@
 """The replay: storage, a sampler, and the windows of rows that learning reads. All of it lives on the device."""
 
 import math
+from typing import Any
 
 from keras import ops
 
@@ -29,7 +30,7 @@ class Replay:
             raise ValueError(f"Argument `capacity` must be at least 1. Received: capacity={capacity}")
         self.capacity = capacity
         self.sampler = Prioritized() if sampler is None else sampler
-        self.storage = None
+        self.storage: Any = None  # a `Storage`, after `build`
 
     def build(
         self,

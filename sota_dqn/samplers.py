@@ -27,8 +27,8 @@ class SumTree:
 
     def __init__(self, size, *, bits=5):
         self.size = size
-        self.bits = []  # of each level's width, leaves first
-        self.levels = []
+        self.bits: list[int] = []  # of each level's width, leaves first
+        self.levels: list[keras.Variable] = []
         nodes = size
         while not self.levels or nodes > 1:
             width_bits = min(bits, max(1, (nodes - 1).bit_length()))

@@ -60,14 +60,14 @@ def recorded(factory):
         return dict(bound.arguments)
 
     if isinstance(factory, type):
-        initialize = factory.__init__
+        initialize: Any = factory.__init__  # type: ignore[misc]
 
         @functools.wraps(initialize)
         def remember(self, *args, **kwargs):
             self.recipe = (factory, arguments(*args, **kwargs))
             initialize(self, *args, **kwargs)
 
-        factory.__init__ = remember
+        factory.__init__ = remember  # type: ignore[misc]
         return factory
 
     @functools.wraps(factory)

@@ -1,10 +1,22 @@
 """JAX: variable values threaded through `keras.StatelessScope`, which make stateful Keras code a pure function."""
 
 import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import keras
+
+
+class Compiled(NamedTuple):
+    """A compiled function, and how often it has been compiled so far."""
+
+    call: Callable
+    compilations: Callable[[], int]
+
+    def __call__(self, *arguments):
+        return self.call(*arguments)
 
 
 class Program:
@@ -25,7 +37,10 @@ class Program:
     def compile(self, function):
         """Returns `function` compiled: it takes arrays, may assign `writes`, and returns a structure of arrays."""
 
+        traces = []
+
         def pure(written, read, arguments):
+            traces.append(1)  # runs only where it is traced, to be compiled
             mapping = [*zip(self.writes, written, strict=True), *zip(self.reads, read, strict=True)]
             with keras.StatelessScope(mapping) as scope:
                 outputs = function(*arguments)
@@ -48,8 +63,7 @@ class Program:
                 variable.assign(value)
             return outputs
 
-        call.compilations = compiled._cache_size  # how often it has been compiled so far
-        return call
+        return Compiled(call, lambda: len(traces))
 
     def repeat(self, function, inputs, names):
         """Calls `function(*inputs[i])`, which returns a float32 scalar for each of `names`, for every i along the first

@@ -1,8 +1,20 @@
 """TensorFlow: stateful Keras code inside `tf.function`, which XLA compiles where the plan says so."""
 
 import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
+
+
+class Compiled(NamedTuple):
+    """A compiled function, and how often it has been compiled so far."""
+
+    call: Callable
+    compilations: Callable[[], int]
+
+    def __call__(self, *arguments):
+        return self.call(*arguments)
 
 
 class Program:
@@ -26,8 +38,7 @@ class Program:
         def call(*arguments):
             return compiled(*tf.nest.map_structure(tf.convert_to_tensor, arguments))
 
-        call.compilations = compiled.experimental_get_tracing_count  # how often it has been compiled so far
-        return call
+        return Compiled(call, compiled.experimental_get_tracing_count)
 
     def repeat(self, function, inputs, names):
         """Calls `function(*inputs[i])`, which returns a float32 scalar for each of `names`, for every i along the first
