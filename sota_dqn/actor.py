@@ -103,6 +103,7 @@ class Actor:
         ]  # since the last termination, where returns to go are stored
         self._pending: list[tuple] = []  # (places, returns) of terminated episodes
         self._rows = 0
+        self._torn = False  # whether an error has cut a step short
 
     def start(self):
         """Resets the environments."""
@@ -140,7 +141,13 @@ class Actor:
 
         Raises:
             ValueError: If a reward or an observation is NaN; it names the environment, the episode and the step.
+            RuntimeError: If an earlier step has raised, and the environments are in the middle of it.
         """
+        if self._torn:
+            raise RuntimeError(
+                "An error has stopped the environments in the middle of a step. Go on from a checkpoint: load(path)."
+            )
+        self._torn = True
         outcome = self.environments.step(actions)
         observation = self.preprocess(outcome.observation)
         final = None if outcome.final_observation is None else self.preprocess(outcome.final_observation)
@@ -157,12 +164,18 @@ class Actor:
             self._append(ended, final[ended], 0, 0.0, False, False)
         self.observation = observation
         self.stacked = self.frames(observation, outcome.begun)
+        self._torn = False
         return episodes
+
+    def close(self):
+        """Closes the environments; worker processes are killed where they may be in the middle of a step."""
+        self.environments.close(terminate=self._torn)
 
     def flush(self):
         """Writes the rows kept so far to the replay."""
         if self._rows:
             self._times[self._rows :] = -1
+            self._steps.valid[self._rows :] = 0  # what pads the chunk must never be drawn
             places = self.learner.replay.storage.places(self._streams, self._times)
             # The device may read these arrays after this returns, and they are filled again meanwhile.
             self.learner.add(places, Steps(*(field.copy() for field in self._steps)), self.count.astype("int32"))
@@ -191,12 +204,11 @@ class Actor:
         """
         self.count = np.array(state["count"], "int64")
         if self.environments.exact:
-            replayed, rewards, terminations = self.environments.restore(state["environments"])
-            replayed = self.preprocess(replayed)
-            if np.array_equal(replayed, observation):
-                self._resume(replayed, rewards, terminations)
+            replayed, rewards = self.environments.restore(state["environments"])
+            if replayed is not None and np.array_equal(self.preprocess(replayed), observation):
+                self._resume(observation, rewards)
                 self.frames.stack = stack
-                self.stacked = replayed if stack is None else stack.copy()
+                self.stacked = observation if stack is None else stack.copy()
                 return True
         self.observation = observation
         every = np.arange(len(observation))
@@ -212,15 +224,14 @@ class Actor:
         self._check(np.zeros(len(observation)), self.observation, None)
         self.stacked = self.frames(self.observation, np.ones(len(observation), bool))
 
-    def _resume(self, observation, rewards, terminations):
+    def _resume(self, observation, rewards):
         """Takes note of episodes that go on."""
         self.observation = observation
-        for stream, (gained, ended) in enumerate(zip(rewards, terminations, strict=True)):
+        self._rewards = rewards
+        for stream, gained in enumerate(rewards):
             self.lengths[stream] = len(gained)
             for reward in gained:
                 self.returns[stream] += reward
-            last = max((i + 1 for i, end in enumerate(ended) if end), default=0)
-            self._rewards[stream] = gained[last:]
 
     def _append(self, streams, observation, action, reward, terminated, valid):
         """Keeps one row for each of `streams`."""

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from sota_dqn import plots
-from sota_dqn.files import replacing
+from sota_dqn.files import check_writable, replacing
 
 __all__ = ["Callback", "Checkpoint", "Evaluation", "LearningCurve", "Progress"]
 
@@ -73,6 +73,8 @@ class Evaluation(Callback):
         self._known = {}
 
     def on_train_begin(self, logs=None):
+        if self.best_model:
+            check_writable(self.best_model)
         history = self.trainer.history
         self._steps = _reported_steps(history)
         self._known = {name: _last(history, name) for name in ("eval_return", "eval_length")}

@@ -13,18 +13,33 @@ import os
 import pathlib
 import re
 import shutil
+import types
 
 import keras
 import numpy as np
 
 from sota_dqn import backend
+from sota_dqn.files import check_writable
 from sota_dqn.version import __version__
 
-__all__ = ["Checkpoint", "decode", "encode", "load_model", "save"]
+__all__ = ["Checkpoint", "check_directory", "decode", "encode", "load_model", "save"]
 
 FORMAT = 1
 MODULES = ("layers", "losses", "policies", "replay", "returns", "samplers", "schedules", "targets")
+DIRECTORY = re.compile(r"step-\d{9,}(-1)?")
 SLICE = 64 * 2**20  # bytes of a large array in host memory at a time
+
+
+def check_directory(path):
+    """Makes the directory `path`, and raises unless a checkpoint can be written to it.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If it holds a `config.json` that is not a checkpoint's: it would be lost.
+    """
+    path = pathlib.Path(path)
+    check_writable(path / "config.json")
+    _current(path)
 
 
 def save(path, *, config, state, model, arrays):
@@ -42,34 +57,28 @@ def save(path, *, config, state, model, arrays):
         ValueError: If the directory holds a `config.json` that is not a checkpoint's.
     """
     path = pathlib.Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    before = _previous(path)
+    check_directory(path)
+    _clean(path)
     name = f"step-{config['steps']:09d}"
-    if (path / name).exists():
-        name += f"-{sum(1 for _ in path.glob(name + '*'))}"
-    for leftover in path.glob("step-*.partial"):  # of a process that was killed while it saved
-        shutil.rmtree(leftover)
-    partial = path / f"{name}.partial"
+    if name == _current(path):
+        name += "-1"
+    shapes = {array: [list(values.shape), _dtype(values)] for array, values in arrays.items()}
+    config = {"format": FORMAT, "sota_dqn": __version__, "checkpoint": name, **config, "arrays": shapes}
+    partial, temporary = path / f"{name}.partial", path / "config.json.partial"
     try:
         (partial / "arrays").mkdir(parents=True)
         model.save(partial / "model.keras")
         for array, values in arrays.items():
             _write_array(partial / "arrays" / f"{array}.npy", values)
-        (partial / "state.json").write_text(json.dumps(state))
+        _write_json(partial / "state.json", state)
+        for file in partial.rglob("*.*"):
+            _synchronize(file)
         partial.rename(path / name)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shapes = {array: [list(np.shape(values)), _dtype(values)] for array, values in arrays.items()}
-    config = {"format": FORMAT, "sota_dqn": __version__, "checkpoint": name, **config, "arrays": shapes}
-    temporary = path / "config.json.partial"
-    with open(temporary, "w") as file:
-        file.write(json.dumps(config, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path / "config.json")
-    if before and before != name:
-        shutil.rmtree(path / before, ignore_errors=True)
+        _write_json(temporary, config, indent=2)
+        _synchronize(temporary)
+        os.replace(temporary, path / "config.json")
+    finally:
+        _clean(path)
 
 
 class Checkpoint:
@@ -96,34 +105,39 @@ class Checkpoint:
         if found != FORMAT:
             raise ValueError(
                 f"The checkpoint {self.path} has format {found} and this version of sota_dqn, {__version__}, reads "
-                "format "
-                f"{FORMAT}. It was written by version {self.config.get('sota_dqn')}."
+                f"format {FORMAT}. It was written by version {self.config.get('sota_dqn')}."
             )
-        self.directory = self.path / self.config["checkpoint"]
-        self.model_path = self.directory / "model.keras"
         try:
+            if not DIRECTORY.fullmatch(self.config["checkpoint"]):
+                raise ValueError("config.json names no directory of a checkpoint")
+            self.directory = self.path / self.config["checkpoint"]
+            self.model_path = self.directory / "model.keras"
             self.state = json.loads((self.directory / "state.json").read_text())
             for name in self.config["arrays"]:
                 self.array(name)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, KeyError, TypeError) as error:
             raise ValueError(f"The checkpoint {self.path} is damaged: {error}.") from error
 
     def array(self, name):
         """Returns an array of the checkpoint; it stays on the disk until it is read."""
         file = self.directory / "arrays" / f"{name}.npy"
-        values = np.load(file, mmap_mode="r", allow_pickle=False)
+        values = np.lib.format.open_memmap(file, mode="r")  # refuses Python objects
         shape, dtype = self.config["arrays"][name]
+        if dtype == "bfloat16" and values.dtype == "uint16":
+            values = values.view(dtype)
         if list(values.shape) != shape or values.dtype.name != dtype:
             raise ValueError(f"{file.name} holds {values.shape} of {values.dtype}, not {shape} of {dtype}")
         return values
 
     def check(self, name, variable):
         """Raises ValueError unless the array `name` is there and fits `variable`."""
-        shape = self.config["arrays"].get(name, [None])[0]
+        if name not in self:
+            raise ValueError(f"The checkpoint {self.path} was made with other arguments: it has no {name}.")
+        shape = self.config["arrays"][name][0]
         if shape != list(variable.shape):
             raise ValueError(
-                f"The checkpoint {self.path} does not fit: {name} has shape {shape}, where {list(variable.shape)} is "
-                "needed."
+                f"The checkpoint {self.path} was made with other arguments: {name} has shape {shape}, where "
+                f"{list(variable.shape)} is needed."
             )
 
     def assign(self, name, variable):
@@ -168,7 +182,7 @@ def encode(value, name):
     if hasattr(value, "recipe"):
         factory, arguments = value.recipe
         public = _public_name(factory)
-        if public:
+        if public and type(value) in (factory, types.FunctionType):  # not of a subclass, which may do something else
             encoded = {key: encode(item, key) for key, item in arguments.items()}
             return {"call": public, "arguments": encoded}
     public = _public_name(value)
@@ -192,13 +206,20 @@ def decode(value, name):
     found = _look_up(value.get("name", value.get("call")))
     if "name" in value:
         return found
-    return found(**{key: decode(item, key) for key, item in value["arguments"].items()})
+    arguments = {key: decode(item, name) for key, item in value.get("arguments", {}).items()}
+    try:
+        return found(**arguments)
+    except TypeError as error:
+        raise ValueError(f"The checkpoint's `{name}` cannot be made: {error}") from error
 
 
 def _public_name(value):
     """Returns `module:name` of a public function or class of this package, else None."""
-    module, _, name = getattr(value, "__module__", "").partition("sota_dqn.")[2], None, getattr(value, "__name__", "")
-    return f"{module}:{name}" if module in MODULES and name in _names(module) else None
+    module = (getattr(value, "__module__", None) or "").removeprefix("sota_dqn.")
+    name = getattr(value, "__name__", "")
+    is_public = module in MODULES and name in _names(module)
+    # What wraps one of ours with `functools.wraps` goes by its name.
+    return f"{module}:{name}" if is_public and _look_up(f"{module}:{name}") is value else None
 
 
 def _look_up(reference):
@@ -213,11 +234,11 @@ def _names(module):
     return importlib.import_module(f"sota_dqn.{module}").__all__
 
 
-def _previous(path):
-    """Returns the directory that `path/config.json` names, or None where there is none.
+def _current(path):
+    """Returns the name of the directory that `path/config.json` names, or None where there is none.
 
     Raises:
-        ValueError: If the file is not ours: it would be lost.
+        ValueError: If the file is not a checkpoint's.
     """
     file = path / "config.json"
     if not file.exists():
@@ -225,10 +246,19 @@ def _previous(path):
     try:
         name = json.loads(file.read_text())["checkpoint"]
     except (ValueError, KeyError, TypeError):
-        name = ""
-    if not re.fullmatch(r"step-\d+(-\d+)?", str(name)):
+        name = None
+    if not (isinstance(name, str) and DIRECTORY.fullmatch(name)):
         raise ValueError(f"{file} is not a checkpoint's and would be overwritten. Choose another directory.")
     return name
+
+
+def _clean(path):
+    """Removes what `config.json` does not name: a checkpoint that was replaced, and parts of one that was cut short."""
+    current = _current(path)
+    for directory in path.glob("step-*"):
+        if directory.name != current and DIRECTORY.fullmatch(directory.name.removesuffix(".partial")):
+            shutil.rmtree(directory, ignore_errors=True)
+    (path / "config.json.partial").unlink(missing_ok=True)
 
 
 def _dtype(values):
@@ -243,15 +273,35 @@ def _rows_per_slice(values):
 
 def _write_array(file, values):
     """Writes a variable or an array as `.npy`, a slice at a time where it is large."""
-    if not isinstance(values, keras.Variable):
-        np.save(file, np.asarray(values), allow_pickle=False)
+    dtype = np.dtype("uint16" if _dtype(values) == "bfloat16" else _dtype(values))  # `.npy` does not know bfloat16
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(values.shape)}
+    with open(file, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for piece in _slices(values):
+            stream.write(piece.tobytes())
+
+
+def _slices(values):
+    """Yields a variable or an array as arrays on the host that follow each other along the first axis."""
+    if not isinstance(values, keras.Variable) or len(values.shape) == 0 or values.shape[0] <= _rows_per_slice(values):
+        yield np.asarray(values if isinstance(values, np.ndarray) else keras.ops.convert_to_numpy(values))
         return
-    if len(values.shape) == 0 or values.shape[0] <= _rows_per_slice(values):
-        np.save(file, keras.ops.convert_to_numpy(values.value), allow_pickle=False)
-        return
-    size, step = values.shape[0], _rows_per_slice(values)
-    target = np.lib.format.open_memmap(file, mode="w+", dtype=_dtype(values), shape=tuple(values.shape))
-    for begin in range(0, size, step):
-        rows = np.arange(begin, min(begin + step, size), dtype="int32")
-        target[rows[0] : rows[-1] + 1] = keras.ops.convert_to_numpy(backend.read_rows(values, rows))
-    target.flush()
+    step = _rows_per_slice(values)
+    for begin in range(0, values.shape[0], step):
+        rows = np.arange(begin, min(begin + step, values.shape[0]), dtype="int32")
+        yield keras.ops.convert_to_numpy(backend.read_rows(values, rows))
+
+
+def _write_json(file, values, **options):
+    """Writes `values`, in which callbacks may have put NumPy's numbers or tensors."""
+
+    def plain(value):
+        return keras.ops.convert_to_numpy(value).tolist()
+
+    file.write_text(json.dumps(values, default=plain, **options) + "\n")
+
+
+def _synchronize(file):
+    """Waits until `file` is on the disk: a power cut, too, finds the old checkpoint or the new one."""
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())

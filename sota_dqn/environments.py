@@ -3,6 +3,7 @@
 import difflib
 import functools
 import inspect
+import multiprocessing.connection
 import signal
 import threading
 from typing import Any, NamedTuple
@@ -56,11 +57,11 @@ def make_factory(env):
     """
     if isinstance(env, str):
         _check_id(env)
-        return functools.partial(_make, env)
+        return functools.partial(gymnasium.make, env, disable_env_checker=True)
     if is_vector(env):
         return None
     if isinstance(env, gymnasium.Env):
-        return functools.partial(_make, env.spec) if _has_recipe(env) else None
+        return functools.partial(gymnasium.make, env.spec, disable_env_checker=True) if _has_recipe(env) else None
     if callable(env):
         return functools.partial(_call, env)
     raise TypeError(
@@ -146,6 +147,8 @@ def make_vector(env, *, num_envs=None, mode="sync"):
                 f"`vectorization_mode='vector_entry_point'` needs an environment id. Received: env={env!r}"
             )
         return gymnasium.make_vec(env, num_envs=num_envs, vectorization_mode=mode)
+    if callable(env):
+        factory = env  # without this package around it, which workers would have to import, and Keras with it
     if mode == "sync":
         return SyncVectorEnv([factory] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
     return _make_async(factory, num_envs)
@@ -232,14 +235,14 @@ class Environments:
             state: What `state` returned, from as many streams in the disabled mode.
 
         Returns:
-            The observations `[E, ...]`, and for each stream the rewards and terminations since its reset.
+            The observations `[E, ...]` and for each stream the rewards since its reset. The observations are None where
+            an episode has ended before its time: the environment is not deterministic under its seed.
         """
         lengths = np.array([len(actions) for actions in state["actions"]])
         self.episodes = np.array(state["episodes"], "int64") - 1
         observation = self._reset(np.ones(self.num_envs, bool), masked=False)
         longest = lengths.max()
         rewards: list[list[float]] = [[] for _ in range(self.num_envs)]
-        terminations: list[list[bool]] = [[] for _ in range(self.num_envs)]
         for time in range(longest):
             begin = longest - lengths  # each stream's own reset comes just before its first replayed action
             starting = begin == time
@@ -252,8 +255,10 @@ class Environments:
             observation = np.array(outcome[0])
             for stream in np.flatnonzero(playing):
                 rewards[stream].append(float(outcome[1][stream]))
-                terminations[stream].append(bool(outcome[2][stream]))
-            waiting = (outcome[2] | outcome[3]) & ~playing
+            ended = np.asarray(outcome[2]) | np.asarray(outcome[3])
+            if (ended & playing).any():
+                return None, rewards
+            waiting = ended & ~playing
             if waiting.any():
                 self.episodes -= waiting
                 self._reset(waiting)
@@ -262,12 +267,25 @@ class Environments:
             self.episodes -= late
             observation = self._reset(late)
         self.actions = [list(actions) for actions in state["actions"]]
-        return observation, rewards, terminations
+        return observation, rewards
 
-    def close(self):
-        """Closes the environments and their worker processes."""
-        if not self.vector.closed:
+    def close(self, *, terminate=False):
+        """Closes the environments and their worker processes; `terminate` does not wait for the workers' consent."""
+        if terminate and self._workers():
+            self._terminate()
+        elif not getattr(self.vector, "closed", False):
             self.vector.close()
+
+    def _workers(self):
+        """Returns the worker processes, of which only Gymnasium's `AsyncVectorEnv` tells."""
+        return getattr(self.vector, "processes", [])
+
+    def _terminate(self):
+        """Stops all worker processes, whatever they are doing."""
+        for process in self._workers():
+            process.terminate()
+            process.join()
+        self.vector.closed = True
 
     def _reset(self, mask, *, masked=True):
         """Begins a seeded episode in the streams of `mask` and returns all observations."""
@@ -284,15 +302,15 @@ class Environments:
         try:
             return method(*arguments, **keywords)
         except (EOFError, ConnectionError) as error:
-            dead = [i for i, p in enumerate(self.vector.processes) if not p.is_alive()]
-            codes = [self.vector.processes[i].exitcode for i in dead]
-            for process in self.vector.processes:
-                process.terminate()
-                process.join()
-            self.vector.closed = True
+            workers = self._workers()
+            ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=1.0)
+            dead = {i: worker.exitcode for i, worker in enumerate(workers) if worker.sentinel in ended}
+            if not dead:  # it is the environment's own error
+                raise
+            self._terminate()
             raise RuntimeError(
-                f"The worker process of environment {', '.join(map(str, dead)) or '?'} died (exit code "
-                f"{', '.join(map(str, codes)) or '?'}). What was learned up to the step before is intact."
+                f"The worker process of environment {', '.join(map(str, dead))} died (exit code "
+                f"{', '.join(map(str, dead.values()))}). What was learned up to the step before is intact."
             ) from error
 
 
@@ -348,11 +366,6 @@ def _check_id(env):
         near = difflib.get_close_matches(env, gymnasium.registry, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"Unknown environment id.{hint} Received: env={env!r} ({error})") from error
-
-
-def _make(spec, render_mode=None):
-    """Makes one environment from an id or a spec, with the arguments that it is registered with."""
-    return gymnasium.make(spec, render_mode=render_mode, disable_env_checker=True)
 
 
 def _call(function, render_mode=None):

@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 
-__all__ = ["replacing"]
+__all__ = ["check_writable", "replacing"]
 
 
 @contextlib.contextmanager
@@ -23,3 +23,15 @@ def replacing(path):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path):
+    """Makes the directory of the file `path`, and raises OSError unless the file can be written."""
+    path = pathlib.Path(path)
+    probe = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be written: {error.strerror}") from error

@@ -25,9 +25,16 @@ class Epoch:
         self.metrics = metrics
         self._clear()
 
-    def begin(self, steps, updates):
-        """Starts the clock at these totals."""
+    def begin(self, steps, updates, length):
+        """Starts the clock at these totals.
+
+        Returns:
+            The total of steps at which the epoch ends: the next multiple of `length`, or where it was to end before.
+        """
+        if self._until is None:
+            self._until = (steps // length + 1) * length
         self._started = (time.perf_counter(), steps, updates)
+        return self._until
 
     def episode(self, episode):
         """Takes note of an episode that ended."""
@@ -61,17 +68,24 @@ class Epoch:
     def state(self):
         """Returns what `restore` needs, as plain numbers."""
         self._collect()
-        return {"returns": self.returns, "lengths": self.lengths, "calls": self.calls, "values": self._values}
+        return {
+            "returns": self.returns,
+            "lengths": self.lengths,
+            "calls": self.calls,
+            "values": self._values,
+            "until": self._until,
+        }
 
     def restore(self, state):
         """Goes on where `state` was taken."""
         self.returns, self.lengths = list(state["returns"]), list(state["lengths"])
-        self.calls, self._values = state["calls"], state["values"]
+        self.calls, self._values, self._until = state["calls"], state["values"], state["until"]
 
     def _clear(self):
         self.returns, self.lengths, self.calls = [], [], 0
         self._values = {name: [] for name in self.metrics}
         self._waiting = []
+        self._until = None
 
     def _collect(self):
         for metrics in self._waiting:

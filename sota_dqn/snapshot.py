@@ -60,6 +60,12 @@ def restore(trainer, found):
     if any(config[name] != value for name, value in spaces.items()):
         theirs = {name: config[name] for name in spaces}
         raise ValueError(f"The checkpoint {found.path} is of another environment: {theirs}. Received: {spaces}")
+    num_envs = len(state["actor"]["count"])
+    if num_envs != trainer.num_envs:
+        raise ValueError(
+            f"Argument `num_envs` must be that of the checkpoint {found.path}, {num_envs}. "
+            f"Received: num_envs={trainer.num_envs}"
+        )
     variables = _variables(trainer, config["replay"])
     for name, variable in variables.items():
         found.check(name, variable)

@@ -239,7 +239,7 @@ class Trainer(abc.ABC):
 
     def close(self):
         """Closes the environments and their worker processes."""
-        self.actor.environments.close()
+        self.actor.close()
 
     def _loop(self, last_step, last_episode, listeners, interrupt):
         """Runs epochs until the end, a callback or Ctrl-C stops it; one that Ctrl-C cuts short goes on next time."""
@@ -252,8 +252,7 @@ class Trainer(abc.ABC):
         while not done() and not interrupt.pressed:
             number = len(next(iter(self.history.values()), []))
             listeners.on_epoch_begin(number)
-            self.epoch.begin(self.steps, self.updates)
-            boundary = (self.steps // self.report_every + 1) * self.report_every
+            boundary = self.epoch.begin(self.steps, self.updates, self.report_every)
             while self.steps < boundary and not done() and not interrupt.pressed:
                 if on_batch:
                     listeners.on_train_batch_begin(self.epoch.calls)
@@ -261,7 +260,7 @@ class Trainer(abc.ABC):
                 if on_batch and learned:
                     logs = {name: float(np.mean(np.asarray(values))) for name, values in learned.items()}
                     listeners.on_train_batch_end(self.epoch.calls, logs)
-            if not interrupt.pressed:
+            if self.steps >= boundary or done():  # and not cut short by Ctrl-C
                 with self._clock("idle"):
                     logs = self.epoch.end(self.steps, self.updates, self.episodes, self._epsilon())
                 with self._clock("callbacks"):
@@ -277,8 +276,11 @@ class Trainer(abc.ABC):
         with self._clock("environment"):
             episodes = self.actor.step(actions)
         self.steps += self.num_envs
+        before = self.episodes
+        self.episodes += len(episodes)
         for episode in episodes:
             self.epoch.episode(episode)
+        for number, episode in enumerate(episodes, before):
             logs = {
                 "episode_return": episode.episode_return,
                 "episode_length": episode.episode_length,
@@ -286,8 +288,7 @@ class Trainer(abc.ABC):
                 "stream": episode.stream,
             }
             for listener in on_episode_end:
-                listener(self.episodes, logs)
-            self.episodes += 1
+                listener(number, logs)
         return learned
 
     def _learn(self):
@@ -346,6 +347,8 @@ class Trainer(abc.ABC):
                     "BackupAndRestore cannot resume a replay and its environments: use "
                     "sota_dqn.callbacks.Checkpoint(path), and DQNTrainer.load(path) to go on."
                 )
+            if isinstance(callback, callbacks.Checkpoint):
+                checkpoint.check_directory(callback.path)
         first = [c for c in given if isinstance(c, callbacks.Evaluation)]
         rest = [c for c in given if not isinstance(c, callbacks.Evaluation)]
         if verbose:
@@ -365,15 +368,14 @@ class Trainer(abc.ABC):
 
     def _rescue(self, listeners, error):
         """Sees to it that what was learned is on the disk, and says where."""
+        kept = next((c for c in listeners.callbacks if isinstance(c, callbacks.Checkpoint)), None)
+        path = kept.path if kept else f"sota_dqn-rescue-{self.steps}"
         try:
-            if any(isinstance(c, callbacks.Checkpoint) for c in listeners.callbacks):
-                listeners.on_train_end()
-                return
-            path = pathlib.Path(f"sota_dqn-rescue-{self.steps}").absolute()
-            self.save(path)
+            path = pathlib.Path(path).absolute()
+            self.save(path, replay=kept is None or kept.replay)
             error.add_note(f"What was learned so far is in {path}: {type(self).__name__}.load({str(path)!r}) goes on.")
         except Exception as failure:
-            error.add_note(f"A checkpoint could not be written either: {failure}")
+            error.add_note(f"A checkpoint could not be written to {path} either: {failure}")
 
 
 def _check_positive(**numbers):
