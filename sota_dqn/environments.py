@@ -39,9 +39,7 @@ class Outcome(NamedTuple):
     truncated: Any  # [E] bool
     valid: Any  # [E] bool, False where the environment ignored the action, to reset itself
     begun: Any  # [E] bool, True where `observation` begins an episode
-    final_observation: (
-        Any  # [E, ...] what the step led to, where `begun`; None where no environment was reset on the spot
-    )
+    final_observation: Any  # [E, ...] what the step led to, where `begun`; None where nothing was reset on the spot
 
 
 def make_factory(env):
@@ -85,9 +83,8 @@ def make_evaluation_factory(env, eval_env=None):
         return factory
     if eval_env is None or is_vector(eval_env):
         raise ValueError(
-            "Evaluation needs an environment of its own, and this one cannot be built again: pass eval_env=, an "
-            "id, a callable "
-            f"or a gymnasium.Env. Received: env={env!r}, eval_env={eval_env!r}"
+            "Evaluation needs an environment of its own, and this one cannot be built again: pass eval_env=, an id, a "
+            f"callable or a gymnasium.Env. Received: env={env!r}, eval_env={eval_env!r}"
         )
     return _Kept(eval_env)
 
@@ -175,9 +172,8 @@ class Environments:
         self.mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.exact = self.mode == AutoresetMode.DISABLED
         self.episodes = np.zeros(self.num_envs, "int64")  # begun so far
-        self.actions: list[list[int]] = [
-            [] for _ in range(self.num_envs)
-        ]  # since the reset, where that can be replayed
+        # Since the reset, where they can be replayed.
+        self.actions: list[list[int]] = [[] for _ in range(self.num_envs)]
         self._ended = np.zeros(self.num_envs, bool)
 
     def reset(self):
@@ -348,8 +344,7 @@ def check_spaces(observation_space, action_space):
     if not isinstance(observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary)):
         raise ValueError(
             f"Observation spaces may be Box, MultiBinary or Discrete; {type(observation_space).__name__} is not "
-            "supported. "
-            f"Received: observation_space={observation_space}"
+            f"supported. Received: observation_space={observation_space}"
         )
 
 
@@ -394,9 +389,8 @@ def _make_async(factory, num_envs):
         return AsyncVectorEnv([factory] * num_envs, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
     except (EOFError, ConnectionError) as error:
         raise RuntimeError(
-            "The worker processes did not start. A script that uses vectorization_mode='async' must keep its "
-            "work under "
-            '`if __name__ == "__main__":`, since each worker imports it.'
+            "The worker processes did not start. A script that uses vectorization_mode='async' must keep its work "
+            'under `if __name__ == "__main__":`, since each worker imports it.'
         ) from error
     finally:
         if in_main:

@@ -231,7 +231,12 @@ class Trainer(abc.ABC):
         arguments = snapshot.arguments_of(found, given)
         model = checkpoint.load_model(found.model_path, custom_objects)
         trainer = cls(arguments.pop("env"), model, **arguments)
-        if not snapshot.restore(trainer, found):
+        try:
+            restored = snapshot.restore(trainer, found)
+        except BaseException:
+            trainer.close()
+            raise
+        if not restored:
             print(
                 "The environments could not be brought back to where they were: training goes on with fresh episodes."
             )
