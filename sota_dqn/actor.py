@@ -180,8 +180,8 @@ class Actor:
             # The device may read these arrays after this returns, and they are filled again meanwhile.
             self.learner.add(places, Steps(*(field.copy() for field in self._steps)), self.count.astype("int32"))
             self._rows = 0
-        for places, returns in self._pending:
-            self.learner.set_returns(places, returns)
+        for stream, times, returns in self._pending:
+            self._write_returns(stream, times, returns)
         self._pending.clear()
 
     def state(self):
@@ -255,26 +255,29 @@ class Actor:
         return episodes
 
     def _collect_returns(self, outcome):
-        """Computes the returns to go of the rows that a termination ends, where they are still stored."""
-        storage = self.learner.replay.storage
+        """Computes the returns to go of the rows that a termination ends."""
         for stream in np.flatnonzero(outcome.valid):
             self._rewards[stream].append(float(outcome.reward[stream]))
         for stream in np.flatnonzero(outcome.terminated & outcome.valid):
             returns = np.array(self._rewards[stream])
             for i in range(len(returns) - 2, -1, -1):
                 returns[i] += self.discount * returns[i + 1]
-            returns = returns[-storage.rows_per_stream + 1 :].astype("float32")
-            last = self.count[stream] - 1
-            times = np.arange(last - len(returns) + 1, last + 1)
-            places = storage.places(np.full(len(times), stream), times)
-            for begin in range(0, len(places), RETURNS_BLOCK):
-                block = np.full(RETURNS_BLOCK, storage.bin, "int32"), np.zeros(RETURNS_BLOCK, "float32")
-                piece = slice(begin, begin + RETURNS_BLOCK)
-                block[0][: len(places[piece])] = places[piece]
-                block[1][: len(places[piece])] = returns[piece]
-                self._pending.append(block)
+            times = self.count[stream] - np.arange(len(returns), 0, -1)
+            self._pending.append((stream, times, returns))
         for stream in np.flatnonzero(outcome.begun | outcome.terminated | outcome.truncated):
             self._rewards[stream] = []
+
+    def _write_returns(self, stream, times, returns):
+        """Stores the returns to go of a stream's rows, but for those that later ones have overwritten meanwhile."""
+        storage = self.learner.replay.storage
+        stored = times >= max(self.count[stream] - storage.rows_per_stream, 0)
+        places = storage.places(np.full(stored.sum(), stream), times[stored])
+        for begin in range(0, len(places), RETURNS_BLOCK):
+            piece = slice(begin, begin + RETURNS_BLOCK)
+            size = len(places[piece])
+            block = np.full(RETURNS_BLOCK, storage.bin, "int32"), np.zeros(RETURNS_BLOCK, "float32")
+            block[0][:size], block[1][:size] = places[piece], returns[stored][piece]
+            self.learner.set_returns(*block)
 
     def _check(self, reward, *observations):
         """Raises ValueError where a number is NaN."""

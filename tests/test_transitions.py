@@ -1,0 +1,401 @@
+"""What comes out of the replay is what the environments said, whatever the way in.
+
+Rows go through the real actor, learner and replay, with small rings that wrap around many times. The log that they are
+compared with is made of the episodes' identities alone (see `environments.py`) and of the actions that were taken.
+"""
+
+import environments as counting
+import keras
+import numpy as np
+import pytest
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FrameStackObservation
+from keras import ops
+
+from sota_dqn import backend, returns, samplers
+from sota_dqn.actor import Actor, Frames
+from sota_dqn.environments import Environments, episode_seed
+from sota_dqn.learner import Learner
+from sota_dqn.preprocessing import Preprocessing
+from sota_dqn.replay import Replay
+from sota_dqn.types import Steps
+
+DISCOUNT = 0.9
+NUM_ENVS = 3
+DRAWS = 256  # more than there are rows, so that evenly spaced draws meet them all
+ALL_MODES = list(AutoresetMode)
+
+
+class Idle(Learner):
+    """A learner that only stores."""
+
+    def update(self, uniform, step, number):
+        raise NotImplementedError
+
+
+def make_learner(replay, num_envs=NUM_ENVS, *, shape=(2,), dtype="float32", **settings):
+    replay.build(num_envs, observation_shape=shape, observation_dtype=dtype, **settings)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(counting.NUM_ACTIONS)])
+    random = np.random.default_rng(0)
+    optimizer = keras.optimizers.SGD(0.1)
+    return Idle(model, optimizer, replay, target_update=None, batch_size=8, updates_per_call=1, random=random)
+
+
+class Run:
+    """An actor that acts at random into a replay, and the log of what it met.
+
+    Args:
+        vector: A vector environment of counting environments.
+        capacity: Rows of the replay.
+        steps_per_chunk: Steps between two writes.
+        discount: For returns to go; None where they are not stored.
+        **settings: Those of `Replay.build`.
+    """
+
+    def __init__(
+        self, vector, *, capacity, steps_per_chunk=2, after=3, discount=None, longest=counting.LONGEST, **settings
+    ):
+        self.environments = Environments(vector, seed=7)
+        self.longest = longest
+        self.start = int(self.environments.action_space.start)
+        preprocess = Preprocessing(None, self.environments.observation_space)
+        frames = Frames(settings.get("frame_stack"), settings.get("padding", "reset"))
+        self.actor = Actor(self.environments, preprocess, frames=frames, discount=discount)
+        self.actor.start()
+        num_envs = vector.num_envs
+        self.replay = Replay(capacity, sampler=samplers.Uniform())
+        self.learner = make_learner(
+            self.replay,
+            num_envs,
+            after=after,
+            chunk=2 * (steps_per_chunk + 1),
+            return_to_go=discount is not None,
+            **settings,
+        )
+        random = np.random.default_rng(1)
+        choice = lambda observations, step: random.integers(counting.NUM_ACTIONS, size=len(observations))  # noqa: E731
+        self.actor.connect(self.learner, choice, steps_per_chunk=steps_per_chunk)
+        self.identities = [[int(identity)] for identity in self.actor.observation[:, 0]]  # of each stream's episodes
+        self.actions = {}  # (identity, step) -> action
+        self.ended = []
+        self._compiled = {}
+
+    def step(self):
+        """Steps once and keeps the log."""
+        actions = self.actor.choose(0)
+        for (identity, time), action in zip(self.actor.observation.astype(int).tolist(), actions, strict=True):
+            self.actions.setdefault((identity, time), int(action) + self.start)  # an ignored action is of a final row
+        self.ended += self.actor.step(actions)
+        for stream, identity in enumerate(self.actor.observation[:, 0].astype(int).tolist()):
+            if identity != self.identities[stream][-1]:
+                self.identities[stream].append(identity)
+
+    def rows(self, stream):
+        """The log: every row of a stream since the start, as (identity, step), in the order of time."""
+        rows = []
+        for identity in self.identities[stream]:
+            rows += [(identity, step) for step in range(counting.length_of(identity, self.longest) + 1)]
+        return rows[: int(self.actor.count[stream])]
+
+    def has_ended(self, identity):
+        """Whether the last step of an episode has been made."""
+        return (identity, counting.length_of(identity, self.longest) - 1) in self.actions
+
+    def is_final(self, row):
+        return row[1] == counting.length_of(row[0], self.longest)
+
+    def sampleable(self):
+        """Where every row is stored that may be drawn, and what it is: `{place: (identity, step)}`."""
+        expected = {}
+        per_stream = self.replay.storage.rows_per_stream
+        for stream in range(self.environments.num_envs):
+            rows = self.rows(stream)
+            for time, row in enumerate(rows):
+                complete = time + self.replay.after < len(rows)
+                stored = time - self.replay.before >= len(rows) - per_stream
+                if complete and stored and not self.is_final(row):
+                    expected[stream * per_stream + time % per_stream] = row
+        return expected
+
+    def transition(self, row, n):
+        """The n-step return, its discount, its length and the observation it bootstraps from."""
+        identity, step = row
+        length = counting.length_of(identity, self.longest)
+        taken = min(n, length - step)
+        rewards = [counting.reward_of(identity, s, self.actions[identity, s]) for s in range(step, step + taken)]
+        total = sum(DISCOUNT**i * reward for i, reward in enumerate(rewards))
+        over = step + taken == length and counting.terminates(identity)
+        return total, 0.0 if over else DISCOUNT**taken, taken, (identity, step + taken)
+
+    def draw(self, n):
+        """Every row that can be drawn and its n-step transition, as the learner sees them."""
+
+        def sample(uniform, step):
+            drawn = self.replay.sample(uniform, step)
+            total, discount, length = returns.n_step(drawn.window, n, DISCOUNT)
+            first, last = self.replay.observe(drawn.rows), self.replay.observe(drawn.rows, length)
+            return drawn.rows, drawn.window.action[:, 0], total, discount, length, first, last
+
+        return self.compute(("draw", n), sample)
+
+    def compute(self, name, sample):
+        """Returns `sample(uniform, step)`, whose first output are rows, once for each row that can be drawn.
+
+        It is compiled once under `name`. The rows are compared with the log, and returned as what they are, `[N, 2]`.
+        """
+        if name not in self._compiled:
+            program = backend.Program(self.replay.variables, [], backend.Plan(xla=True, fused=True, threads=False))
+            self._compiled[name] = program.compile(sample)
+        expected = self.sampleable()
+        assert 0 < len(expected) < DRAWS
+        outputs = self._compiled[name](np.full(DRAWS, 0.5, "float32"), np.float32(0))
+        outputs = [ops.convert_to_numpy(output) for output in outputs]
+        places, index = np.unique(outputs[0], return_index=True)
+        assert places.tolist() == sorted(expected)
+        return [[expected[place] for place in places.tolist()], *(output[index] for output in outputs)]
+
+    def check(self, n):
+        """Compares every row that can be drawn with the log; returns the identities met."""
+        self.actor.flush()
+        if not self.sampleable():
+            return set()
+        rows, _, actions, totals, discounts, lengths, first, last = self.draw(n)
+        transitions = [self.transition(row, n) for row in rows]
+        np.testing.assert_array_equal(first, rows)
+        np.testing.assert_array_equal(last, [bootstrap for _, _, _, bootstrap in transitions])
+        np.testing.assert_array_equal(actions, [self.actions[row] - self.start for row in rows])
+        np.testing.assert_array_equal(lengths, [length for _, _, length, _ in transitions])
+        np.testing.assert_allclose(discounts, [discount for _, discount, _, _ in transitions], rtol=1e-5)
+        np.testing.assert_allclose(totals, [total for total, _, _, _ in transitions], rtol=1e-5, atol=1e-5)
+        return {identity for identity, _ in rows}
+
+
+def sync(mode, num_envs=NUM_ENVS, **settings):
+    return SyncVectorEnv([lambda: counting.Counting(**settings)] * num_envs, autoreset_mode=mode)
+
+
+def check_run(run, steps, n):
+    """Steps and compares after every step; all kinds of episodes must have been met, over several wraps."""
+    met = set()
+    for _ in range(steps):
+        run.step()
+        met |= run.check(n)
+    assert (run.actor.count > 3 * run.replay.storage.rows_per_stream).all()
+    assert {counting.terminates(identity) for identity in met} == {True, False}
+    assert {counting.length_of(identity) for identity in met} == set(range(1, counting.LONGEST + 1))
+    return met
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+@pytest.mark.parametrize("n", [1, 3])
+def test_sync(mode, n):
+    check_run(Run(sync(mode), capacity=55, after=n), 70, n)  # 18 rows per stream, one left unused
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_vector_from_scratch(mode):
+    check_run(Run(counting.CountingVector(NUM_ENVS, mode), capacity=60, after=3), 80, 3)
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_async(mode):
+    vector = AsyncVectorEnv([counting.Counting] * 2, context="spawn", autoreset_mode=mode)
+    run = Run(vector, capacity=36, after=3)
+    try:
+        for _ in range(60):
+            run.step()
+            run.check(3)
+        assert (run.actor.count > 3 * 18).all()
+    finally:
+        run.environments.close()
+
+
+def test_actions_that_do_not_count_from_zero():
+    run = Run(sync(AutoresetMode.DISABLED, start=5), capacity=60)
+    check_run(run, 70, 3)
+    assert set(run.actions.values()) == {5, 6, 7}
+
+
+@pytest.mark.parametrize("steps_per_chunk", [1, 5])
+def test_rows_are_drawn_as_soon_as_their_window_is_complete(steps_per_chunk):
+    # The window reads further than the return that is compared.
+    check_run(Run(sync(AutoresetMode.DISABLED), capacity=90, after=6, steps_per_chunk=steps_per_chunk), 100, 3)
+
+
+def test_rows_written_in_partial_chunks():
+    # A flush in the middle of a chunk, as before every update: what pads the chunk is never drawn.
+    run = Run(sync(AutoresetMode.DISABLED), capacity=150, steps_per_chunk=8)
+    for _ in range(9):
+        run.step()
+    run.check(3)  # a full chunk, then one row per stream in the next, whose other rows are left from before
+    run.step()
+    run.check(3)
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_episodes_are_reported_whole(mode):
+    run = Run(sync(mode), capacity=60)
+    for _ in range(60):
+        run.step()
+    assert len(run.ended) > 20
+    ended = {stream: [e for e in run.ended if e.stream == stream] for stream in range(NUM_ENVS)}
+    for stream, episodes in ended.items():
+        for episode, identity in zip(episodes, run.identities[stream], strict=False):
+            length = counting.length_of(identity)
+            rewards = [counting.reward_of(identity, s, run.actions[identity, s]) for s in range(length)]
+            assert (episode.episode_length, episode.episode_return) == (length, sum(rewards))
+
+
+def test_every_episode_has_its_own_seed():
+    run = Run(sync(AutoresetMode.DISABLED), capacity=60)
+    for _ in range(30):
+        run.step()
+    for stream, identities in enumerate(run.identities):
+        seeds = [episode_seed(7, stream, number) for number in range(len(identities))]
+        env = counting.Counting()
+        assert [int(env.reset(seed=seed)[0][0]) for seed in seeds] == identities
+
+
+# Frame stacks
+
+
+def stack_of(row, k, padding):
+    """`[2, k]`: the frames of an episode up to a row, oldest first."""
+    identity, step = row
+    frames = []
+    for s in range(step - k + 1, step + 1):
+        known = s >= 0 or padding == "reset"
+        frames.append([identity, max(s, 0)] if known else [0, 0])
+    return np.array(frames, "float32").T
+
+
+@pytest.mark.parametrize(("mode", "padding"), [*((mode, "reset") for mode in ALL_MODES), (ALL_MODES[0], "zero")])
+def test_frame_stacks(mode, padding):
+    run = Run(sync(mode), capacity=60, frame_stack=3, padding=padding)
+    assert run.replay.before == 2
+    for _ in range(70):
+        run.step()
+        run.actor.flush()
+        if not run.sampleable():
+            continue
+        rows, _, _, _, _, _, first, last = run.draw(3)  # near the ring's head, none whose frames are overwritten
+        np.testing.assert_array_equal(first, [stack_of(row, 3, padding) for row in rows])
+        np.testing.assert_array_equal(last, [stack_of(run.transition(row, 3)[-1], 3, padding) for row in rows])
+        current = [stack_of(row, 3, padding) for row in run.actor.observation.astype(int).tolist()]
+        np.testing.assert_array_equal(np.moveaxis(run.actor.stacked, 1, -1), current)  # what the policy sees
+
+
+@pytest.mark.parametrize("padding", ["reset", "zero"])
+def test_frame_stacks_equal_gymnasiums(padding):
+    for stack in (1, 3):
+        env = FrameStackObservation(counting.Counting(), stack, padding_type=padding)
+        for seed in range(10):
+            observation, _ = env.reset(seed=seed)
+            ended, step, identity = False, 0, int(observation[-1, 0])
+            while True:
+                np.testing.assert_array_equal(
+                    np.moveaxis(observation, 0, -1), stack_of((identity, step), stack, padding)
+                )
+                if ended:
+                    break
+                observation, _, terminated, truncated, _ = env.step(0)
+                ended, step = terminated or truncated, step + 1
+
+
+# The past of a row, and returns to go
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_connected_past(mode):
+    past, run = 4, Run(sync(mode), capacity=60)
+    per_stream = run.replay.storage.rows_per_stream
+
+    def sample(uniform, step):
+        drawn = run.replay.sample(uniform, step, past=past)
+        return drawn.rows, drawn.past.action, drawn.past.reward, drawn.connected
+
+    for _ in range(70):
+        run.step()
+        run.actor.flush()
+        if not run.sampleable():
+            continue
+        rows, places, *results = run.compute("past", sample)
+        logs = [run.rows(stream) for stream in range(NUM_ENVS)]
+        for (identity, step), place, actions, rewards, connected in zip(rows, places, *results, strict=True):
+            log = logs[place // per_stream]
+            first_stored = len(log) - per_stream - log.index((identity, 0))  # step of this episode
+            before = range(step - past, step)
+            assert connected.tolist() == [s >= 0 and s >= first_stored for s in before]
+            for s, action, reward, same in zip(before, actions, rewards, connected, strict=True):
+                if same:
+                    assert action == run.actions[identity, s]
+                    assert reward == counting.reward_of(identity, s, action)
+
+
+def count_returns_to_go(run):
+    """Compares every stored return to go; returns how many were of episodes that had terminated."""
+    run.actor.flush()
+    if not run.sampleable():
+        return 0
+
+    def sample(uniform, step):
+        drawn = run.replay.sample(uniform, step)
+        return drawn.rows, drawn.return_to_go
+
+    rows, _, stored = run.compute("to go", sample)
+    expected = []
+    for identity, step in rows:
+        length = counting.length_of(identity, run.longest)
+        over = counting.terminates(identity) and run.has_ended(identity)
+        expected.append(run.transition((identity, step), length)[0] if over else -np.inf)
+    np.testing.assert_allclose(stored, expected, rtol=1e-5, atol=1e-5)
+    return int(np.isfinite(expected).sum())
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_returns_to_go(mode):
+    run = Run(sync(mode), capacity=60, discount=DISCOUNT)
+    finite = 0
+    for _ in range(70):
+        run.step()
+        finite += count_returns_to_go(run)
+    assert finite > 100
+
+
+@pytest.mark.parametrize("steps_per_chunk", [1, 6])
+def test_returns_to_go_of_episodes_longer_than_the_ring(steps_per_chunk):
+    # Rows of such an episode are overwritten before its returns are known, some of them in the same chunk.
+    vector = sync(AutoresetMode.NEXT_STEP, longest=25)
+    run = Run(vector, capacity=60, discount=DISCOUNT, longest=25, steps_per_chunk=steps_per_chunk)
+    finite = 0
+    for step in range(200):
+        run.step()
+        if step % 5 == 4:
+            finite += count_returns_to_go(run)
+    assert finite > 50
+
+
+# Rows written directly: a life lost in a game that goes on
+
+
+def test_a_lost_life_ends_returns_and_not_the_game():
+    replay = Replay(8, sampler=samplers.Uniform())
+    learner = make_learner(replay, 1, shape=(), after=2, frame_stack=3)
+    # Six rows of one game with observations 0 ... 5; the life is lost in row 2.
+    reward = np.array([1, 2, 4, 8, 16, 32], "float32")
+    terminated = np.array([0, 0, 1, 0, 0, 0], "uint8")
+    steps = Steps(np.arange(6, dtype="float32"), np.arange(6, dtype="int32"), reward, terminated, np.ones(6, "uint8"))
+    learner.add(replay.storage.places(np.zeros(6, int), np.arange(6)), steps, np.array([6], "int32"))
+
+    drawn = replay.sample(np.full(4, 0.5, "float32"), 0.0, past=2)
+    np.testing.assert_array_equal(drawn.rows, [0, 1, 2, 3])  # the others' windows are not complete
+    total, discount, length = returns.n_step(drawn.window, 2, 0.5)
+    np.testing.assert_array_equal(total, [2, 4, 4, 16])
+    np.testing.assert_array_equal(discount, [0.25, 0, 0, 0.25])
+    np.testing.assert_array_equal(length, [2, 2, 1, 2])
+    # The bounds see no past beyond the lost life.
+    np.testing.assert_array_equal(drawn.connected, [[0, 0], [0, 1], [1, 1], [0, 0]])
+    # The stacks run through it.
+    stacks = [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
+    np.testing.assert_array_equal(replay.observe(drawn.rows), stacks)
+    np.testing.assert_array_equal(replay.observe(drawn.rows, 2)[3], [3, 4, 5])
