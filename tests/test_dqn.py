@@ -1,0 +1,452 @@
+"""One update of `DQNLearner` against numbers by hand and against a slow NumPy version of it.
+
+The golden trace is made by `KERAS_BACKEND=tensorflow python tests/test_dqn.py`; both backends must give it.
+"""
+
+import itertools
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import reference
+
+from sota_dqn import Replay, layers, losses, samplers, schedules, targets
+from sota_dqn.dqn import DQNLearner
+from sota_dqn.returns import Bounds
+from sota_dqn.types import Steps
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "dqn.json"
+STREAMS, ROWS, CAPACITY = 2, 24, 64
+BATCH, UPDATES, STEP = 6, 4, 500
+
+
+def linear_model(kernel):
+    """Returns a model `q = observation @ kernel`."""
+    model = keras.Sequential([keras.Input((len(kernel),)), keras.layers.Dense(len(kernel[0]), use_bias=False)])
+    model.set_weights([np.float32(kernel)])
+    return model
+
+
+def make_learner(model, replay, *, optimizer=None, observation=(3,), rows=None, returns=None, **changes):
+    """Returns a learner whose replay holds `rows`, `Steps` `[E, T, ...]`, and the returns to go `[E, T]`, if any."""
+    settings = {
+        "target": targets.maximum,
+        "loss": losses.huber,
+        "n_step": 1,
+        "discount": 0.9,
+        "bounds": None,
+        "penalty": None,
+        "target_update": None,
+        "batch_size": BATCH,
+        "updates_per_call": UPDATES,
+        "random": np.random.default_rng(1),
+        **changes,
+    }
+    bounds = settings["bounds"]
+    after = max(settings["n_step"], bounds.horizons + 1 if bounds else 0)
+    streams, times = rows.reward.shape
+    replay.build(
+        streams,
+        observation_shape=observation,
+        observation_dtype="float32",
+        after=after,
+        before=bounds.horizons + 1 if bounds and bounds.upper else 0,
+        return_to_go=returns is not None,
+    )
+    learner = DQNLearner(model, optimizer or keras.optimizers.SGD(0.1), replay, **settings)
+    stream, time = (x.ravel() for x in np.indices((streams, times)))
+    places = replay.storage.places(stream, time)
+    flat = Steps(*(np.reshape(field, (-1, *field.shape[2:])) for field in rows))
+    learner.add(places, flat, np.full(streams, times, "int32"))
+    if returns is not None:
+        learner.set_returns(places, returns.ravel().astype("float32"))
+    return learner
+
+
+def random_rows(random, *, features=3, num_actions=3):
+    """Rows of two streams in which episodes terminate and are cut off by time limits."""
+    shape = (STREAMS, ROWS)
+    terminated, valid = np.zeros(shape, "uint8"), np.ones(shape, "uint8")
+    terminated[0, 5] = 1
+    terminated[0, 14] = terminated[1, 3] = 1
+    for stream, final in ((0, 6), (0, 15), (1, 4), (1, 9), (1, 17)):  # those of stream 1 at 9 and 17 are time limits
+        valid[stream, final] = 0
+    return Steps(
+        observation=random.normal(size=(*shape, features)).astype("float32"),
+        action=random.integers(num_actions, size=shape, dtype="int32"),
+        reward=random.normal(size=shape).astype("float32"),
+        terminated=terminated,
+        valid=valid,
+    )
+
+
+def returns_to_go(rows, discount):
+    """The returns of the episodes that terminated, -inf in the others, and on final observations."""
+    returns = np.full(rows.reward.shape, -np.inf)
+    for stream, last in zip(*np.nonzero(rows.terminated), strict=True):
+        total, time = 0.0, last
+        while time >= 0 and rows.valid[stream, time] and (time == last or not rows.terminated[stream, time]):
+            total = rows.reward[stream, time] + discount * total
+            returns[stream, time] = total
+            time -= 1
+    return returns
+
+
+class Oracle:
+    """The same learner in float64, one sample at a time: a linear model, SGD, and derivatives by differences."""
+
+    def __init__(
+        self, kernel, rows, *, target, n_step, discount, target_update, loss, penalty=None, bounds=None, returns=None,
+        prioritized=None, rate=0.1,
+    ):  # fmt: skip
+        self.kernel, self.rows, self.returns = np.array(kernel, "float64"), rows, returns
+        self.target_kernel = self.kernel.copy()
+        self.target, self.n_step, self.discount = target, n_step, discount
+        self.target_update, self.loss, self.penalty, self.bounds = target_update, loss, penalty, bounds
+        self.rate, self.prioritized = rate, prioritized  # (alpha, beta, epsilon)
+        after = max(n_step, bounds.horizons + 1 if bounds else 0)
+        self.places = [
+            (stream, time) for stream in range(STREAMS) for time in range(ROWS - after) if rows.valid[stream, time]
+        ]
+        self.priority = dict.fromkeys(self.places, 1.0)
+        self.updates = 0
+
+    def sample(self, uniform):
+        cumulative = np.cumsum([self.priority[place] for place in self.places])
+        points = (np.arange(len(uniform)) + uniform) / len(uniform) * cumulative[-1]
+        return [self.places[np.searchsorted(cumulative, point, side="right")] for point in points]
+
+    def values(self, stream, time, kernel):
+        return self.rows.observation[stream, time].astype("float64") @ kernel
+
+    def judged(self, stream, time):
+        kernel = self.kernel if self.target_update is None else self.target_kernel
+        return self.values(stream, time, kernel)
+
+    def bounds_of(self, stream, time):
+        rows, horizons = self.rows, self.bounds.horizons
+        around = slice(time, time + horizons + 2)
+        values = [max(self.judged(stream, t)) for t in range(time, time + horizons + 2)]
+        to_go = -np.inf if self.returns is None else self.returns[stream, time]
+        window = rows.reward[stream, around], rows.terminated[stream, around], rows.valid[stream, around]
+        lower = reference.lower_bound(*window, values, horizons, self.discount, to_go)
+        if not self.bounds.upper:
+            return lower, np.inf
+        before = range(time - horizons - 1, time)
+        connected = [t >= 0 and all(rows.valid[stream, t:time]) for t in before]
+        times = [max(t, 0) for t in before]  # what is not connected does not count
+        taken = [self.judged(stream, t)[rows.action[stream, t]] for t in times]
+        past = rows.reward[stream, times].astype("float64"), rows.terminated[stream, times]
+        return lower, reference.upper_bound(*past, connected, taken, self.discount)
+
+    def update(self, uniform):
+        self.updates += 1
+        sample, rows = self.sample(uniform), self.rows
+        weights = np.ones(len(sample))
+        if self.prioritized:
+            priority = np.array([self.priority[place] for place in sample])
+            weights = (min(priority) / priority) ** self.prioritized[1]
+        total, gradient, errors = 0.0, np.zeros_like(self.kernel), []
+        for weight, (stream, time) in zip(weights, sample, strict=True):
+            window = rows.reward[stream, time:], rows.terminated[stream, time:], rows.valid[stream, time:]
+            reward, factor, length = reference.n_step(*window, self.n_step, self.discount)
+            values = self.values(stream, time + length, self.kernel)
+            y = reward + factor * self.target(values, self.judged(stream, time + length))
+            action = rows.action[stream, time]
+            q = self.values(stream, time, self.kernel)[action]
+            if self.bounds:
+                bounds = self.bounds_of(stream, time)
+                loss = lambda q, y=y, bounds=bounds: self.penalty(q, y, *bounds)  # noqa: E731
+            else:
+                loss = lambda q, y=y: self.loss(y, q)  # noqa: E731
+            share = weight / len(sample)
+            total += share * loss(q)
+            slope = (loss(q + 1e-6) - loss(q - 1e-6)) / 2e-6
+            gradient[:, action] += share * slope * rows.observation[stream, time]
+            errors.append(y - q)
+        self.kernel -= self.rate * gradient
+        if self.prioritized:
+            alpha, _, epsilon = self.prioritized
+            for place, error in zip(sample, errors, strict=True):
+                self.priority[place] = (abs(error) + epsilon) ** alpha
+        if isinstance(self.target_update, float):
+            self.target_kernel += self.target_update * (self.kernel - self.target_kernel)
+        elif self.target_update and self.updates % self.target_update == 0:
+            self.target_kernel = self.kernel.copy()
+        return {"loss": total, "td_error": np.mean(np.abs(errors))}
+
+
+def stored_priorities(learner):
+    """Returns the leaf of every row, `[E, T]`."""
+    storage = learner.replay.storage
+    leaves = keras.ops.convert_to_numpy(learner.replay.sampler.tree.read(np.arange(storage.bin, dtype="int32")))
+    return leaves.reshape(storage.num_streams, -1)
+
+
+def check_against_oracle(settings, oracle_settings, *, sampler=None, prioritized=None, returns=False, calls=2):
+    random = np.random.default_rng(7)
+    rows, kernel = random_rows(random), random.normal(size=(3, 3)).astype("float32")
+    to_go = returns_to_go(rows, 0.9) if returns else None
+    model = linear_model(kernel)
+    learner = make_learner(
+        model, Replay(CAPACITY, sampler=sampler or samplers.Uniform()), rows=rows, returns=to_go, **settings
+    )
+    common = {name: settings[name] for name in ("n_step", "target_update") if name in settings}
+    common = {"n_step": 1, "target_update": None, "discount": 0.9, "loss": reference.huber, **common}
+    oracle = Oracle(kernel, rows, returns=to_go, prioritized=prioritized, **{**common, **oracle_settings})
+    uniform = np.random.default_rng(1).random((calls, UPDATES, BATCH), dtype="float32")
+    for call in range(calls):
+        metrics = learner.learn(STEP)
+        expected = [oracle.update(numbers) for numbers in uniform[call].astype("float64")]
+        for name in ("loss", "td_error"):
+            numbers = [update[name] for update in expected]
+            np.testing.assert_allclose(keras.ops.convert_to_numpy(metrics[name]), numbers, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(model.get_weights()[0], oracle.kernel, rtol=1e-4, atol=1e-5)
+        if settings.get("target_update") is not None:
+            target = keras.ops.convert_to_numpy(learner.target_variables[0])
+            np.testing.assert_allclose(target, oracle.target_kernel, rtol=1e-4, atol=1e-5)
+        leaves = stored_priorities(learner)
+        for (stream, time), value in np.ndenumerate(leaves):
+            expected_leaf = oracle.priority.get((stream, time), 0.0)
+            assert value == pytest.approx(expected_leaf, rel=1e-3, abs=1e-5), (stream, time)
+    assert learner.compilations() == 1
+
+
+TARGETS = {
+    "maximum": (targets.maximum, lambda values, judged: max(judged)),
+    "double": (targets.double, reference.double),
+    "mellowmax": (targets.mellowmax(5), lambda values, judged: reference.mellowmax(judged, 5)),
+    "expected_sarsa": (targets.expected_sarsa(0.3), lambda v, j: reference.expected_sarsa(v, j, 0.3)),
+    "expected_sarsa of a schedule": (  # 0.5 at step 500
+        targets.expected_sarsa(schedules.linear(1.0, 0.0, steps=1000)),
+        lambda v, j: reference.expected_sarsa(v, j, 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "n_step", "target_update"),
+    [
+        ("maximum", 1, 0.2),
+        ("maximum", 3, 3),
+        ("double", 3, 0.2),
+        ("double", 1, 3),
+        ("mellowmax", 3, None),
+        ("expected_sarsa", 1, 0.2),
+        ("expected_sarsa of a schedule", 3, None),
+    ],
+)
+def test_update_agrees_with_the_oracle(name, n_step, target_update):
+    ours, theirs = TARGETS[name]
+    settings = {"target": ours, "n_step": n_step, "target_update": target_update}
+    check_against_oracle(settings, {"target": theirs})
+
+
+def test_prioritized_update_agrees_with_the_oracle():
+    sampler = samplers.Prioritized(0.7, schedules.linear(0.4, 0.8, steps=1000), epsilon=0.01)  # beta 0.6 at step 500
+    settings = {"target": targets.double, "n_step": 3, "target_update": 0.2}
+    check_against_oracle(settings, {"target": reference.double}, sampler=sampler, prioritized=(0.7, 0.6, 0.01), calls=3)
+
+
+HE = (losses.lower_bound(4.0), lambda q, y, lower, upper: reference.lower_bound_penalty(q, y, lower, upper, 4.0))
+LINEAR = (losses.linear_lower_bound(), lambda q, y, lower, _: reference.linear_lower_bound_penalty(q, y, lower))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "penalty"),
+    [
+        (Bounds(3), HE),
+        (Bounds(3, upper=True), HE),
+        (Bounds(2, return_to_go=True), HE),
+        (Bounds(2, return_to_go=True), LINEAR),
+    ],
+    ids=["lower", "upper", "return to go", "linear"],
+)
+def test_update_with_bounds_agrees_with_the_oracle(bounds, penalty):
+    ours, theirs = penalty
+    settings = {"bounds": bounds, "penalty": ours, "target": targets.double, "n_step": 3, "target_update": 0.2}
+    oracle = {"bounds": bounds, "penalty": theirs, "target": reference.double}
+    check_against_oracle(settings, oracle, returns=bounds.return_to_go)
+
+
+def one_row(*, reward=1.0, terminated=0, final=False):
+    """A window of one step: features 1 and 2, one action of two, and a second row that it may bootstrap from."""
+    valid = [1, 0 if final else 1]
+    return Steps(
+        observation=np.float32([[[1.0], [2.0]]]),
+        action=np.int32([[0, 1]]),
+        reward=np.float32([[reward, 0.0]]),
+        terminated=np.uint8([[terminated, 0]]),
+        valid=np.uint8([valid]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "y"),
+    [
+        ({}, 1 + 0.5 * 2 * 2.0),  # the best action of the second row has the value 2 * 2
+        ({"final": True}, 1 + 0.5 * 2 * 2.0),  # so it has where a time limit cut the episode off
+        ({"terminated": 1, "final": True}, 1.0),  # a termination has no value after it
+        ({"terminated": 1}, 1.0),  # nor has a life lost in a game that goes on
+    ],
+)
+def test_one_update_by_hand(case, y):
+    model = linear_model([[0.5, 2.0]])  # q of the first row's action is 0.5
+    learner = make_learner(
+        model,
+        Replay(8, sampler=samplers.Prioritized(0.5, epsilon=1e-6)),
+        observation=(1,),
+        rows=one_row(**case),
+        discount=0.5,
+        loss=losses.squared,
+        target_update=0.25,
+        batch_size=1,
+        updates_per_call=1,
+    )
+    metrics = learner.learn(0)
+    error = y - 0.5
+    assert float(metrics["loss"][0]) == pytest.approx(error**2)
+    assert float(metrics["q"][0]) == pytest.approx(0.5)
+    assert float(metrics["td_error"][0]) == pytest.approx(error)
+    moved = 0.5 + 0.1 * 2 * error  # SGD at 0.1 on (y - q)^2
+    np.testing.assert_allclose(model.get_weights()[0], [[moved, 2.0]], rtol=1e-6)
+    target = keras.ops.convert_to_numpy(learner.target_variables[0])
+    np.testing.assert_allclose(target, [[0.25 * moved + 0.75 * 0.5, 2.0]], rtol=1e-6)
+    np.testing.assert_allclose(stored_priorities(learner)[0, :3], [np.sqrt(error), 0, 0], rtol=1e-5)
+
+
+def test_target_model_is_copied_at_multiples_of_the_interval_and_only_there():
+    model = linear_model([[0.5, 2.0]])
+    learner = make_learner(
+        model, Replay(8), observation=(1,), rows=one_row(), target_update=3, batch_size=1, updates_per_call=1
+    )
+    copied = [model.get_weights()[0]]
+    for number in range(1, 8):
+        learner.learn(0)
+        now = model.get_weights()[0]
+        assert not np.array_equal(now, copied[-1])
+        if number % 3 == 0:
+            copied.append(now)
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(learner.target_variables[0]), copied[-1])
+
+
+def test_without_a_target_model_there_is_no_second_copy():
+    learner = make_learner(linear_model([[0.5, 2.0]]), Replay(8), observation=(1,), rows=one_row(), batch_size=1)
+    assert learner.target_variables == []
+
+
+def deep_learner(random, **changes):
+    """A learner with all that it can have, on random rows; its weights come from `random` alone."""
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(6),
+            keras.layers.LayerNormalization(),
+            keras.layers.Activation("relu"),
+            layers.Dueling(3, units=4),
+        ]
+    )
+    model.set_weights([random.normal(0, 0.5, weight.shape).astype("float32") for weight in model.get_weights()])
+    rows = random_rows(random)
+    return make_learner(
+        model,
+        Replay(CAPACITY, sampler=samplers.Prioritized(0.6, 0.4)),
+        optimizer=keras.optimizers.Adam(1e-2, global_clipnorm=1.0),
+        rows=rows,
+        **{
+            "target": targets.double,
+            "n_step": 3,
+            "bounds": Bounds(3, upper=True, return_to_go=True),
+            "penalty": losses.lower_bound(4.0),
+            "returns": returns_to_go(rows, 0.9),
+            "target_update": 0.05,
+            **changes,
+        },
+    )
+
+
+def trace(learner, calls):
+    """Returns the metrics of so many calls and the weights, target weights and priorities after them."""
+    metrics = [learner.learn(STEP) for _ in range(calls)]
+    return {
+        **{name: np.concatenate([m[name] for m in metrics]).tolist() for name in learner.metrics},
+        "weights": np.concatenate([w.ravel() for w in learner.model.get_weights()]).tolist(),
+        "target": np.concatenate([np.ravel(v) for v in learner.target_variables]).tolist(),
+        "priorities": stored_priorities(learner)[:, :ROWS].ravel().tolist(),
+    }
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """The learner of the golden trace, and its trace."""
+    learner = deep_learner(np.random.default_rng(11))
+    return learner, trace(learner, calls=5)
+
+
+def test_both_backends_give_the_golden_trace(traced):
+    """20 updates with Adam: single float32 operations differ in their last bit, and the updates pass that on."""
+    golden = json.loads(GOLDEN.read_text())
+    assert golden["settings"] == golden_settings()
+    for name, values in traced[1].items():
+        np.testing.assert_allclose(values, golden[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_fused_updates_equal_single_ones(traced):
+    single = trace(deep_learner(np.random.default_rng(11), updates_per_call=1), calls=5 * UPDATES)
+    for name, values in traced[1].items():
+        np.testing.assert_allclose(values, single[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def golden_settings():
+    """What the trace was made with, so that a change of it is not taken for a bug."""
+    return {
+        "command": "KERAS_BACKEND=tensorflow python tests/test_dqn.py",
+        "model": "Dense 6, LayerNormalization, relu, Dueling 3 of 4 units",
+        "optimizer": "Adam 0.01, global norm 1",
+        "learner": "double, 3 steps, discount 0.9, target blend 0.05, Bounds(3, upper, return to go), weight 4, Huber",
+        "replay": "Prioritized(0.6, 0.4)",
+        "numbers": f"weights and rows of default_rng(11), {BATCH} of default_rng(1) per update",
+        "updates": 5 * UPDATES,
+    }
+
+
+def test_compiles_once_whatever_happens_between_two_calls(traced, tmp_path):
+    learner, _ = traced
+    model, optimizer = learner.model, learner.optimizer
+    for change in itertools.chain(
+        [
+            lambda: setattr(optimizer, "learning_rate", 1e-3),
+            lambda: optimizer.learning_rate.assign(0.5),
+            lambda: model.set_weights([0.5 * weight for weight in model.get_weights()]),
+            lambda: model(np.zeros((2, 3), "float32")),
+            lambda: model.save(tmp_path / "model.keras"),
+        ],
+        itertools.repeat(lambda: None, 3),
+    ):
+        learner.learn(STEP)
+        change()
+    learner.learn(10 * STEP)
+    assert learner.compilations() == 1
+
+
+def test_learning_rate_set_between_two_calls_counts():
+    learner = make_learner(
+        linear_model([[0.5, 2.0]]), Replay(8), observation=(1,), rows=one_row(), batch_size=1, updates_per_call=1
+    )
+    learner.learn(0)
+    before = learner.model.get_weights()[0]
+    learner.optimizer.learning_rate = 0.0
+    learner.learn(0)
+    np.testing.assert_array_equal(learner.model.get_weights()[0], before)
+    learner.optimizer.learning_rate = 0.5
+    error = 1 + 0.9 * 2 * 2.0 - before[0, 0]  # its target is the model itself; the Huber loss clips what is above 1
+    assert error > 1
+    learner.learn(0)
+    np.testing.assert_allclose(learner.model.get_weights()[0], before + [[0.5, 0.0]], rtol=1e-6)
+
+
+if __name__ == "__main__":
+    made = trace(deep_learner(np.random.default_rng(11)), calls=5)
+    GOLDEN.write_text(json.dumps({"settings": golden_settings(), **made}, indent=1) + "\n")
