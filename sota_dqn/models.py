@@ -20,8 +20,7 @@ def check_model(model, observations, num_actions):
         if isinstance(layer, keras.layers.Lambda):
             raise ValueError(
                 f"The model has a Lambda layer, {layer.name!r}, which cannot be loaded safely from a checkpoint: "
-                "write it as "
-                "a keras.layers.Layer subclass, or use a layer that Keras has (Rescaling, for example)."
+                "write it as a keras.layers.Layer subclass, or use a layer that Keras has (Rescaling, for example)."
             )
     shape = tuple(observations.shape[1:])
     expected = getattr(model, "input_shape", None) if model.built else None
@@ -33,8 +32,10 @@ def check_model(model, observations, num_actions):
     )
     if expected and not _fits(shape, expected[1:]):
         raise wrong
+    like = keras.KerasTensor(observations.shape, keras.backend.standardize_dtype(observations.dtype))
     try:
-        values = model(observations, training=False)
+        # The shapes alone say enough, and cost no compilation of single operations.
+        values = model.compute_output_spec(like, training=False) if model.built else model(observations, training=False)
     except Exception as error:  # whatever the user's layers raise
         raise wrong from error
     if tuple(getattr(values, "shape", ())) != (len(observations), num_actions):
