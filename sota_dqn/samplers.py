@@ -3,6 +3,8 @@
 A sampler is a class with the five methods of `Uniform`. To add one, write it here; the replay needs nothing else.
 """
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -150,12 +152,16 @@ class Prioritized:
     """
 
     def __init__(self, alpha=0.6, beta=None, *, epsilon=1e-6):
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"Argument `alpha` must be between 0 and 1. Received: alpha={alpha}")
-        if epsilon <= 0:
+        for name, value in (("alpha", alpha), ("epsilon", epsilon)):
+            if not isinstance(value, numbers.Real):
+                raise TypeError(f"Argument `{name}` must be a number. Received: {name}={value!r}")
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if isinstance(value, numbers.Real) and not 0 <= value <= 1:
+                raise ValueError(f"Argument `{name}` must be between 0 and 1. Received: {name}={value}")
+        if not epsilon > 0:
             raise ValueError(f"Argument `epsilon` must be above 0. Received: epsilon={epsilon}")
         self.alpha = alpha
-        self.beta = as_schedule(linear(0.4, 1.0, steps=100_000) if beta is None else beta)
+        self.beta = as_schedule(linear(0.4, 1.0, steps=100_000) if beta is None else beta, "beta")
         self.epsilon = epsilon
 
     def build(self, num_rows):
