@@ -33,6 +33,9 @@ class Program:
         self.reads = [variable for variable in reads if id(variable) not in written]
         self.writes = list(writes)
         self.plan = plan
+        for variable in [*self.reads, *self.writes]:
+            if variable.value.weak_type:  # as of `keras.Variable(1.0)`: what is assigned later would compile anew
+                variable.assign(jax.lax.convert_element_type(variable.value, variable.value.dtype))
 
     def compile(self, function):
         """Returns `function` compiled: it takes arrays, may assign `writes`, and returns a structure of arrays."""
@@ -44,11 +47,7 @@ class Program:
             mapping = [*zip(self.writes, written, strict=True), *zip(self.reads, read, strict=True)]
             with keras.StatelessScope(mapping) as scope:
                 outputs = function(*arguments)
-            for variable, value in zip(self.reads, read, strict=True):
-                if scope.get_current_value(variable) is not value:
-                    raise RuntimeError(
-                        f"A program assigned a variable that it may only read. Received: {variable.path}"
-                    )
+            self._check(scope, read)
             return outputs, [scope.get_current_value(variable) for variable in self.writes]
 
         on_cpu = device_kind() == "cpu"
@@ -80,6 +79,7 @@ class Program:
         def body(written, inputs_i):
             with keras.StatelessScope(self._mapping(self.writes, written)) as scope:
                 outputs = function(*inputs_i)
+            self._check(scope, [variable.value for variable in self.reads])
             values = [scope.get_current_value(variable) for variable in self.writes]
             return values, {name: outputs[name] for name in names}
 
@@ -96,6 +96,7 @@ class Program:
         def loss_of(values):
             with keras.StatelessScope(self._mapping(variables, values)) as scope:
                 loss, auxiliary = function()
+            self._check(scope, [variable.value for variable in self.reads])
             return loss, (auxiliary, [scope.get_current_value(variable) for variable in others])
 
         values = [variable.value for variable in variables]
@@ -103,6 +104,12 @@ class Program:
         for variable, value in zip(others, assigned, strict=True):
             variable.assign(value)
         return (loss, auxiliary), gradients
+
+    def _check(self, scope, read):
+        """Raises RuntimeError where a variable that is only read was assigned: what it was assigned would be lost."""
+        for variable, value in zip(self.reads, read, strict=True):
+            if scope.get_current_value(variable) is not value:
+                raise RuntimeError(f"A program assigned a variable that it may only read. Received: {variable.path}")
 
     def _mapping(self, variables, values):
         """The values of all variables as they are now, but for those given."""
