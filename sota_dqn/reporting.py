@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 
-__all__ = ["Clock", "Epoch", "Interrupt", "Record", "hears_batches"]
+__all__ = ["Batches", "Clock", "Epoch", "Interrupt", "Record"]
 
 PHASES = ("environment", "act", "insert", "learn", "idle", "callbacks")
 
@@ -168,11 +168,40 @@ class Interrupt:
         self.pressed = True
 
 
-def hears_batches(callbacks):
-    """Returns whether any of the callbacks listens to batches: only then are the metrics fetched after each of them."""
-    hooks = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
-    default = keras.callbacks.Callback
-    return any(getattr(type(c), hook) is not getattr(default, hook) for c in callbacks for hook in hooks)
+class Batches:
+    """Tells callbacks of every compiled call, to Keras a batch, if any of them listens: fetching its metrics waits for
+    the device.
+
+    Args:
+        listeners: A `keras.callbacks.CallbackList`.
+    """
+
+    def __init__(self, listeners):
+        hooks = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+        default = keras.callbacks.Callback
+        # An object may have hooks of its own, as a LambdaCallback has.
+        heard = (getattr(getattr(c, hook), "__func__", None) for c in listeners.callbacks for hook in hooks)
+        defaults = {getattr(default, hook) for hook in hooks}
+        self._listeners = listeners if any(hook not in defaults for hook in heard) else None
+        self._running = None
+
+    def begin(self, number):
+        """Begins batch `number` of the epoch, and ends the one before it."""
+        self.end()
+        if self._listeners:
+            self._listeners.on_train_batch_begin(number)
+
+    def learned(self, number, metrics):
+        """Takes note of a batch's metrics, which may still be on the device."""
+        self._running = (number, metrics)
+
+    def end(self):
+        """Ends the batch that has begun, if any."""
+        if self._listeners and self._running:
+            number, metrics = self._running
+            logs = {name: float(np.mean(keras.ops.convert_to_numpy(values))) for name, values in metrics.items()}
+            self._listeners.on_train_batch_end(number, logs)
+        self._running = None
 
 
 def _mean(values):

@@ -19,7 +19,7 @@ from sota_dqn.models import check_model, has_convolutions
 from sota_dqn.policies import EpsilonGreedy, Greedy
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.replay import Replay
-from sota_dqn.reporting import Clock, Epoch, Interrupt, Record, hears_batches
+from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record
 from sota_dqn.schedules import linear
 from sota_dqn.storage import merge_frames
 
@@ -249,7 +249,7 @@ class Trainer(abc.ABC):
     def _loop(self, last_step, last_episode, listeners, interrupt):
         """Runs epochs until the end, a callback or Ctrl-C stops it; one that Ctrl-C cuts short goes on next time."""
         on_episode_end = [c.on_episode_end for c in listeners.callbacks if hasattr(c, "on_episode_end")]
-        on_batch = hears_batches(listeners.callbacks)
+        batches = Batches(listeners)
 
         def done():
             return self.steps >= last_step or self.episodes >= last_episode or self.model.stop_training
@@ -259,23 +259,18 @@ class Trainer(abc.ABC):
             listeners.on_epoch_begin(number)
             boundary = self.epoch.begin(self.steps, self.updates, self.report_every)
             while self.steps < boundary and not done() and not interrupt.pressed:
-                if on_batch:
-                    listeners.on_train_batch_begin(self.epoch.calls)
-                learned = self._step(on_episode_end)
-                if on_batch and learned:
-                    logs = {name: float(np.mean(np.asarray(values))) for name, values in learned.items()}
-                    listeners.on_train_batch_end(self.epoch.calls, logs)
+                self._step(on_episode_end, batches)
             if self.steps >= boundary or done():  # and not cut short by Ctrl-C
                 with self._clock("idle"):
                     logs = self.epoch.end(self.steps, self.updates, self.episodes, self._epsilon())
                 with self._clock("callbacks"):
                     listeners.on_epoch_end(number, logs)
 
-    def _step(self, on_episode_end):
-        """Steps every environment once, while the device makes the updates that are due; returns their metrics."""
+    def _step(self, on_episode_end, batches):
+        """Steps every environment once, while the device makes the updates that are due."""
         with self._clock("act"):
             actions = self.actor.choose(self.steps)
-        learned = self._learn()
+        self._learn(batches)
         with self._clock("idle"):
             actions = keras.ops.convert_to_numpy(actions)
         with self._clock("environment"):
@@ -294,18 +289,19 @@ class Trainer(abc.ABC):
             }
             for listener in on_episode_end:
                 listener(number, logs)
-        return learned
+        batches.end()
 
-    def _learn(self):
-        """Dispatches the updates that are due: a compiled call, or none. The actions were chosen before them."""
-        learned = None
+    def _learn(self, batches):
+        """Dispatches the updates that are due, in compiled calls or none. The actions were chosen before them."""
         while self._due() >= self.updates_per_call:
             with self._clock("insert"):
                 self.actor.flush()
+            number = self.epoch.calls
+            batches.begin(number)
             with self._clock("learn"):
                 learned = self.learner.learn(self.steps)
             self.epoch.learned(learned)
-        return learned
+            batches.learned(number, learned)
 
     def _due(self):
         """Returns how many updates the steps so far are worth, beyond those made."""
