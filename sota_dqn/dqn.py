@@ -161,7 +161,7 @@ class DQNLearner(Learner):
         returns, discounts, lengths = n_step(sample.window, self.n_step, self.discount)  # [B] each
         next_observation = self.replay.observe(sample.rows, lengths)
         next_state = NextState(
-            values=self.model(next_observation, training=False),
+            values=self.values(next_observation),
             target_values=self.target_values(next_observation),
             step=step,
         )
@@ -170,9 +170,9 @@ class DQNLearner(Learner):
         observation = self.replay.observe(sample.rows)
 
         def loss():
-            q = value_of(self.model(observation, training=True), sample.window.action[:, 0])
+            q = value_of(self.values(observation, training=True), sample.window.action[:, 0])
             losses = self.penalty(q, y, lower, upper) if self.bounds else self.loss(y, q)
-            total = ops.mean(sample.weights * losses) + sum(self.model.losses)
+            total = ops.mean(sample.weights * losses) + sum(ops.cast(x, "float32") for x in self.model.losses)
             return self.optimizer.scale_loss(total), (total, q)
 
         (_, (total, q)), gradients = self.program.value_and_grad(loss, self.model.trainable_variables)

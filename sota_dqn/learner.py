@@ -103,15 +103,18 @@ class Learner(abc.ABC):
         """Returns how often the update has been compiled: 1 after the first `learn`, and ever after."""
         return self._learn.compilations()
 
+    def values(self, observations, *, training=False):
+        """Returns the model's values, `[B, *O]` to `[B, A]`, float32 whatever the model computes in."""
+        return ops.cast(self.model(observations, training=training), "float32")
+
     def target_values(self, observations):
         """Returns the target model's values, `[B, *O]` to `[B, A]`; the model's own where there is no target model."""
         if self.target_update is None:
-            return self.model(observations, training=False)
-        value = {id(v): target.value for v, target in zip(self.model.variables, self.target_variables, strict=True)}
-        trainable = [value[id(variable)] for variable in self.model.trainable_variables]
-        frozen = [value[id(variable)] for variable in self.model.non_trainable_variables]
-        values, _ = self.model.stateless_call(trainable, frozen, observations, training=False)
-        return values
+            return self.values(observations)
+        targets = [variable.value for variable in self.target_variables]
+        # Not `model.stateless_call`, which skips what calling a model does: a `call` need not take `training`.
+        with keras.StatelessScope(list(zip(self.model.variables, targets, strict=True))):
+            return self.values(observations)
 
     def update_target(self, number):
         """Blends or copies the model into the target model after update `number`."""

@@ -35,7 +35,7 @@ def check_model(model, observations, num_actions):
     like = keras.KerasTensor(observations.shape, keras.backend.standardize_dtype(observations.dtype))
     try:
         # The shapes alone say enough, and cost no compilation of single operations.
-        values = model.compute_output_spec(like, training=False) if model.built else model(observations, training=False)
+        values = model.compute_output_spec(like) if model.built else model(observations, training=False)
     except Exception as error:  # whatever the user's layers raise
         raise wrong from error
     if tuple(getattr(values, "shape", ())) != (len(observations), num_actions):
