@@ -110,8 +110,9 @@ class DQNTrainer(Trainer):
         """Builds the replay and returns the learner."""
         bounds = self.bounds
         after = self.n_step if bounds is None else max(self.n_step, bounds.horizons + 1)
+        before = bounds.horizons + 1 if bounds is not None and bounds.upper else 0
         stores_returns = bounds is not None and bounds.return_to_go
-        self.build_replay(after=after, return_to_go=self.discount if stores_returns else None)
+        self.build_replay(after=after, before=before, return_to_go=self.discount if stores_returns else None)
         if not self.model.compiled:
             self.model.compile(optimizer=keras.optimizers.Adam(1e-3, global_clipnorm=10.0), loss="huber")
         loss = losses.from_keras(self.model.loss or "huber")

@@ -69,20 +69,25 @@ class Replay:
         if rows_per_stream < least:
             raise ValueError(
                 f"Argument `capacity` must be at least {least * num_streams} for {num_streams} environments: windows "
-                "of "
-                f"{self.after + self.before + 1} rows and {chunk} rows written at a time. Received: "
-                f"capacity={self.capacity}"
+                f"of {self.after + self.before + 1} rows and {chunk} rows written at a time. "
+                f"Received: capacity={self.capacity}"
             )
-        self._check_memory(num_streams, rows_per_stream, observation_shape, observation_dtype, return_to_go)
-        self.storage = Storage(
-            num_streams,
-            rows_per_stream,
-            observation_shape=observation_shape,
-            observation_dtype=observation_dtype,
-            frame_stack=frame_stack,
-            padding=padding,
-            return_to_go=return_to_go,
-        )
+        needed = self._check_memory(num_streams, rows_per_stream, observation_shape, observation_dtype, return_to_go)
+        try:
+            self.storage = Storage(
+                num_streams,
+                rows_per_stream,
+                observation_shape=observation_shape,
+                observation_dtype=observation_dtype,
+                frame_stack=frame_stack,
+                padding=padding,
+                return_to_go=return_to_go,
+            )
+        except backend.AllocationError as error:  # where the device does not tell what it has left
+            raise MemoryError(
+                f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB, more than the device has left. "
+                f"Received: capacity={self.capacity}"
+            ) from error
         self.sampler.build(self.storage.bin + 1)
 
     @property
@@ -102,7 +107,8 @@ class Replay:
         self.sampler.retire(self.storage.shift(rows, self.before))
         complete = self.storage.shift(rows, -self.after)
         valid = backend.read_rows(self.storage.valid, complete)
-        self.sampler.admit(complete, ops.cast(valid, "float32"))
+        valid = ops.where(complete == self.storage.bin, 0.0, ops.cast(valid, "float32"))
+        self.sampler.admit(complete, valid)
 
     def set_returns(self, rows, returns):
         """Stores the returns to go (`[M]` float32) of the rows of an episode that terminated (`[M]` int32)."""
@@ -142,7 +148,7 @@ class Replay:
         self.sampler.update(rows, td_error)
 
     def _check_memory(self, num_streams, rows_per_stream, shape, dtype, return_to_go):
-        """Raises MemoryError where the device cannot hold the rows."""
+        """Returns the bytes of the rows, and raises MemoryError where the device says that it cannot hold them."""
         itemsize = {"bool": 1, "bfloat16": 2}.get(dtype) or int("".join(c for c in dtype if c.isdigit())) // 8
         row = math.prod(shape) * itemsize + 4 + 4 + 1 + 1 + 4 * bool(return_to_go) + 5  # and its share of the sum tree
         needed = row * num_streams * rows_per_stream
@@ -150,6 +156,7 @@ class Replay:
         if available is not None and needed > available:
             raise MemoryError(
                 f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB and the device has "
-                f"{available / 1e9:.2f} GB "
-                f"left. About {int(0.9 * available / row):,} rows would fit. Received: capacity={self.capacity}"
+                f"{available / 1e9:.2f} GB left. About {int(0.9 * available / row):,} rows would fit. "
+                f"Received: capacity={self.capacity}"
             )
+        return needed

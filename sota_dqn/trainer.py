@@ -102,11 +102,12 @@ class Trainer(abc.ABC):
     def build(self):
         """Builds the replay and returns the `Learner`."""
 
-    def build_replay(self, *, after, return_to_go=None):
-        """Builds the replay for windows of `after` rows after a drawn one.
+    def build_replay(self, *, after, before=0, return_to_go=None):
+        """Builds the replay for windows of `after` rows after a drawn one and `before` rows before it.
 
         Args:
             after: Rows.
+            before: Rows.
             return_to_go: The discount of stored returns to go; None where they are not stored.
         """
         self.actor.discount = return_to_go
@@ -115,6 +116,7 @@ class Trainer(abc.ABC):
             observation_shape=self.actor.preprocess.shape,
             observation_dtype=self.actor.preprocess.dtype,
             after=after,
+            before=before,
             chunk=2 * (self._steps_per_call() + 1),  # a step writes two rows where an episode ends
             frame_stack=self.frame_stack,
             padding=self.actor.frames.padding,

@@ -23,6 +23,7 @@ else:
         f"'tensorflow' or 'jax' before Keras is imported. Received: KERAS_BACKEND={BACKEND}"
     )
 
+AllocationError = _backend.AllocationError
 Program = _backend.Program
 assign_slices = _backend.assign_slices
 asynchronous = _backend.asynchronous

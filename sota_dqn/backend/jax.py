@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import keras
 
+AllocationError = jax.errors.JaxRuntimeError  # what a variable that does not fit into the memory raises
+
 
 class Compiled(NamedTuple):
     """A compiled function, and how often it has been compiled so far."""

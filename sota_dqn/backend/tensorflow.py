@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+AllocationError = tf.errors.ResourceExhaustedError  # what a variable that does not fit into the memory raises
+
 
 class Compiled(NamedTuple):
     """A compiled function, and how often it has been compiled so far."""

@@ -1,0 +1,216 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from sota_dqn import Replay, backend, samplers
+from sota_dqn.types import Steps
+
+PLAN = backend.Plan(xla=False, fused=True, threads=False)
+
+
+def build(replay=None, num_streams=2, *, capacity=20, shape=(2,), dtype="float32", **settings):
+    """Returns a built replay, by default of 10 rows in each of two streams."""
+    replay = Replay(capacity, sampler=samplers.Uniform()) if replay is None else replay
+    settings = {"after": 1, **settings}
+    replay.build(num_streams, observation_shape=shape, observation_dtype=dtype, **settings)
+    return replay
+
+
+def compiled_add(replay):
+    return backend.Program([], replay.variables, PLAN).compile(replay.add)
+
+
+def random_steps(random, size, shape=(2,)):
+    return Steps(
+        random.normal(size=(size, *shape)).astype("float32"),
+        random.integers(3, size=size).astype("int32"),
+        random.normal(size=size).astype("float32"),
+        (random.random(size) < 0.2).astype("uint8"),
+        (random.random(size) < 0.8).astype("uint8"),
+    )
+
+
+def drawn(replay, size=64):
+    """Returns the places that can be drawn."""
+    rows = replay.sample(np.full(size, 0.5, "float32"), 0.0).rows
+    return sorted(set(ops.convert_to_numpy(rows).tolist()))
+
+
+def values(replay):
+    return [ops.convert_to_numpy(variable.value) for variable in replay.variables]
+
+
+def test_a_row_is_drawn_when_its_window_is_complete(random):
+    replay = build(num_streams=1, capacity=6, after=2)
+    add = compiled_add(replay)
+    steps = random_steps(random, 1)._replace(valid=np.ones(1, "uint8"))
+    can_be_drawn = []
+    for time in range(9):
+        add(np.array([time % 6], "int32"), steps, np.array([time + 1], "int32"))
+        can_be_drawn.append(drawn(replay) if time >= 2 else None)
+    assert can_be_drawn[2:6] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    assert can_be_drawn[6:] == [[1, 2, 3, 4], [2, 3, 4, 5], [0, 3, 4, 5]]  # the oldest is overwritten
+
+
+def test_what_pads_a_chunk_is_never_drawn(random):
+    replay = build()
+    steps = random_steps(random, 6)._replace(valid=np.ones(6, "uint8"))
+    rows = replay.storage.places(np.zeros(6, int), np.array([0, 1, 2, -1, -1, -1]))
+    compiled_add(replay)(rows, steps, np.array([3, 0], "int32"))
+    assert drawn(replay) == [0, 1]
+
+
+@pytest.mark.parametrize("sampler", [samplers.Uniform, samplers.Prioritized])
+def test_a_chunk_equals_row_by_row(random, sampler):
+    settings = {"after": 3, "before": 1, "chunk": 6, "return_to_go": True, "capacity": 26}
+    together, single = (build(Replay(26, sampler=sampler()), **{**settings}) for _ in range(2))
+    add_together, add_single = compiled_add(together), compiled_add(single)
+    count = np.zeros(2, "int64")
+    for _ in range(8):
+        size = int(random.integers(1, 7))
+        steps = random_steps(random, 12)
+        streams, times = np.zeros(12, int), np.full(12, -1)
+        for row in range(size):
+            streams[row] = random.integers(2)
+            times[row] = count[streams[row]]
+            count[streams[row]] += 1
+            place = single.storage.places(streams[row : row + 1], times[row : row + 1])
+            part = Steps(*(field[row : row + 1] for field in steps))
+            add_single(place, part, count.astype("int32"))
+        add_together(together.storage.places(streams, times), steps, count.astype("int32"))
+        for variable, value, expected in zip(together.variables, values(together), values(single), strict=True):
+            if value.shape[:1] == (together.storage.bin + 1,):  # the last place may hold anything
+                value, expected = value[:-1], expected[:-1]
+            np.testing.assert_array_equal(value, expected, err_msg=variable.path)
+        if max(count) > 4:
+            assert together.storage.bin not in drawn(together)
+
+
+def test_windows_by_hand():
+    replay = build(num_streams=1, capacity=6, shape=(), after=2)
+    steps = Steps(
+        np.arange(8, dtype="float32"),
+        np.arange(8, dtype="int32"),
+        10 * np.arange(8, dtype="float32"),
+        np.array([0, 0, 0, 0, 0, 0, 1, 0], "uint8"),
+        np.ones(8, "uint8"),
+    )
+    for part in (slice(0, 4), slice(4, 8)):
+        rows = replay.storage.places(np.zeros(4, int), np.arange(8)[part])
+        replay.add(rows, Steps(*(field[part] for field in steps)), np.array([part.stop], "int32"))
+    sample = replay.sample(np.full(4, 0.5, "float32"), 0.0, past=2)  # times 2 ... 5, at places 2 ... 5
+    sample = keras.tree.map_structure(lambda x: None if x is None else ops.convert_to_numpy(x), sample)
+    np.testing.assert_array_equal(sample.rows, [2, 3, 4, 5])
+    np.testing.assert_array_equal(sample.window.action, [[2, 3, 4], [3, 4, 5], [4, 5, 6], [5, 6, 7]])
+    np.testing.assert_array_equal(sample.window.terminated, [[0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0]])
+    np.testing.assert_array_equal(sample.connected, [[0, 0], [0, 1], [1, 1], [1, 1]])
+    np.testing.assert_array_equal(sample.past.reward[2:], [[20, 30], [30, 40]])
+    assert sample.return_to_go is None
+    np.testing.assert_array_equal(replay.observe(sample.rows), [2, 3, 4, 5])
+    np.testing.assert_array_equal(replay.observe(sample.rows, np.array([1, 0, -1, 2], "int32")), [3, 3, 3, 7])
+
+
+def test_no_past_is_read_where_none_is_asked_for(random):
+    replay = build()
+    replay.add(np.arange(4, dtype="int32"), random_steps(random, 4), np.array([4, 0], "int32"))
+    sample = replay.sample(np.zeros(2, "float32"), 0.0)
+    assert sample.past is sample.connected is sample.return_to_go is None
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "int32", "float32"])
+def test_observations_are_stored_at_their_dtype(random, dtype):
+    replay = build(shape=(4, 4, 1), dtype=dtype)
+    observation = random.integers(200, size=(5, 4, 4, 1)).astype(dtype)
+    steps = random_steps(random, 5)._replace(observation=observation, valid=np.ones(5, "uint8"))
+    compiled_add(replay)(np.arange(5, dtype="int32"), steps, np.array([5, 0], "int32"))
+    rows = replay.sample(np.full(4, 0.5, "float32"), 0.0).rows
+    for distance in (0, 1):
+        observed = ops.convert_to_numpy(replay.observe(rows, distance))
+        assert observed.dtype == dtype
+        np.testing.assert_array_equal(observed, observation[distance : 4 + distance])
+
+
+def test_capacity_is_shared_by_the_streams():
+    replay = build(num_streams=3, capacity=20)
+    assert replay.storage.rows_per_stream == 6
+    assert replay.storage.bin == 18
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({"after": 3}, 8),  # the row and the three after it, in each of two streams
+        ({"after": 3, "before": 2}, 12),
+        ({"after": 3, "chunk": 6}, 20),
+        ({"after": 1, "chunk": 2, "frame_stack": 4}, 14),
+    ],
+)
+def test_the_least_capacity(settings, least):
+    build(capacity=least, **settings)
+    message = rf"Argument `capacity` must be at least {least} for 2 environments: .*Received: capacity={least - 1}"
+    with pytest.raises(ValueError, match=message):
+        build(capacity=least - 1, **settings)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "error", "message"),
+    [
+        (0, ValueError, "Argument `capacity` must be at least 1. Received: capacity=0"),
+        (-5, ValueError, "Argument `capacity` must be at least 1. Received: capacity=-5"),
+        (1e6, TypeError, "Argument `capacity` must be an integer. Received: capacity=1000000.0"),
+        (True, TypeError, "Argument `capacity` must be an integer. Received: capacity=True"),
+        ("10", TypeError, "Argument `capacity` must be an integer. Received: capacity='10'"),
+    ],
+)
+def test_bad_capacity(capacity, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        Replay(capacity)
+
+
+@pytest.mark.skipif(backend.memory_available() is None, reason="the device does not tell")
+def test_more_than_the_device_has():
+    # (2 * 4 bytes of observation + 15) * 10^12
+    with pytest.raises(MemoryError, match=r"A replay of 1,000,000,000,000 rows needs 23000.00 GB and the device has "):
+        build(capacity=10**12)
+
+
+def test_what_would_fit(monkeypatch):
+    monkeypatch.setattr(backend, "memory_available", lambda: 230_000)
+    message = (
+        "A replay of 20,000 rows needs 0.00 GB and the device has 0.00 GB left. About 9,000 rows would fit. "
+        "Received: capacity=20000"
+    )
+    with pytest.raises(MemoryError, match=message):
+        build(capacity=20_000)
+    build(capacity=9_000)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "row"),
+    [((), "bool", 16), ((84, 84), "uint8", 84 * 84 + 15), ((3,), "float16", 21), ((2,), "bfloat16", 19)],
+)
+def test_the_bytes_of_a_row(monkeypatch, shape, dtype, row):
+    monkeypatch.setattr(backend, "memory_available", lambda: row * 20)
+    build(capacity=20, shape=shape, dtype=dtype)
+    monkeypatch.setattr(backend, "memory_available", lambda: row * 20 - 1)
+    with pytest.raises(MemoryError):
+        build(capacity=20, shape=shape, dtype=dtype)
+
+
+def test_memory_that_the_device_does_not_tell(monkeypatch):
+    def full(*arguments, **settings):
+        if backend.BACKEND == "jax":
+            raise backend.AllocationError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+        raise backend.AllocationError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(backend, "memory_available", lambda: None)
+    monkeypatch.setattr("sota_dqn.replay.Storage", full)
+    message = "A replay of 10,000,000 rows needs 0.23 GB, more than the device has left. Received: capacity=10000000"
+    with pytest.raises(MemoryError, match=message):
+        build(capacity=10_000_000)
