@@ -177,7 +177,7 @@ class DQNLearner(Learner):
             return self.optimizer.scale_loss(total), (total, q)
 
         (_, (total, q)), gradients = self.program.value_and_grad(loss, self.model.trainable_variables)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
+        self.program.apply(self.optimizer, gradients, self.model.trainable_variables)
         self.replay.update(sample.rows, y - q)
         self.update_target(number)
         return {"loss": total, "q": ops.mean(q), "td_error": ops.mean(ops.abs(y - q))}

@@ -96,7 +96,8 @@ class Program:
         others = [variable for variable in self.writes if id(variable) not in trained]
 
         def loss_of(values):
-            with keras.StatelessScope(self._mapping(variables, values)) as scope:
+            # What layers add to the loss, as activity regularizers do, is kept in the scope, and only if asked for.
+            with keras.StatelessScope(self._mapping(variables, values), collect_losses=True) as scope:
                 loss, auxiliary = function()
             self._check(scope, [variable.value for variable in self.reads])
             return loss, (auxiliary, [scope.get_current_value(variable) for variable in others])
@@ -106,6 +107,17 @@ class Program:
         for variable, value in zip(others, assigned, strict=True):
             variable.assign(value)
         return (loss, auxiliary), gradients
+
+    def apply(self, optimizer, gradients, variables):
+        """Changes `variables` by their gradients, as the Keras optimizer does."""
+        if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer.apply(gradients, variables)
+            return
+        # Its `apply` assigns inside a condition, which JAX makes a function of its own.
+        values = [[variable.value for variable in group] for group in (optimizer.variables, variables)]
+        trained, states = optimizer.stateless_apply(values[0], gradients, values[1])
+        for variable, value in zip([*variables, *optimizer.variables], [*trained, *states], strict=True):
+            variable.assign(value)
 
     def _check(self, scope, read):
         """Raises RuntimeError where a variable that is only read was assigned: what it was assigned would be lost."""

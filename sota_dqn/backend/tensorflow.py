@@ -81,6 +81,10 @@ class Program:
         gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return (loss, auxiliary), gradients
 
+    def apply(self, optimizer, gradients, variables):
+        """Changes `variables` by their gradients, as the Keras optimizer does."""
+        optimizer.apply(gradients, variables)
+
 
 def read_rows(variable, rows):
     """Returns `variable[rows]` along the first axis; `rows`: `[...]` int32."""
