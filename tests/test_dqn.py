@@ -11,75 +11,13 @@ import keras
 import numpy as np
 import pytest
 import reference
+from learners import BATCH, CAPACITY, ROWS, STREAMS, UPDATES, linear_model, make_learner, one_row, random_rows
 
 from sota_dqn import Replay, layers, losses, samplers, schedules, targets
-from sota_dqn.dqn import DQNLearner
 from sota_dqn.returns import Bounds
-from sota_dqn.types import Steps
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "dqn.json"
-STREAMS, ROWS, CAPACITY = 2, 24, 64
-BATCH, UPDATES, STEP = 6, 4, 500
-
-
-def linear_model(kernel):
-    """Returns a model `q = observation @ kernel`."""
-    model = keras.Sequential([keras.Input((len(kernel),)), keras.layers.Dense(len(kernel[0]), use_bias=False)])
-    model.set_weights([np.float32(kernel)])
-    return model
-
-
-def make_learner(model, replay, *, optimizer=None, observation=(3,), rows=None, returns=None, **changes):
-    """Returns a learner whose replay holds `rows`, `Steps` `[E, T, ...]`, and the returns to go `[E, T]`, if any."""
-    settings = {
-        "target": targets.maximum,
-        "loss": losses.huber,
-        "n_step": 1,
-        "discount": 0.9,
-        "bounds": None,
-        "penalty": None,
-        "target_update": None,
-        "batch_size": BATCH,
-        "updates_per_call": UPDATES,
-        "random": np.random.default_rng(1),
-        **changes,
-    }
-    bounds = settings["bounds"]
-    after = max(settings["n_step"], bounds.horizons + 1 if bounds else 0)
-    streams, times = rows.reward.shape
-    replay.build(
-        streams,
-        observation_shape=observation,
-        observation_dtype="float32",
-        after=after,
-        before=bounds.horizons + 1 if bounds and bounds.upper else 0,
-        return_to_go=returns is not None,
-    )
-    learner = DQNLearner(model, optimizer or keras.optimizers.SGD(0.1), replay, **settings)
-    stream, time = (x.ravel() for x in np.indices((streams, times)))
-    places = replay.storage.places(stream, time)
-    flat = Steps(*(np.reshape(field, (-1, *field.shape[2:])) for field in rows))
-    learner.add(places, flat, np.full(streams, times, "int32"))
-    if returns is not None:
-        learner.set_returns(places, returns.ravel().astype("float32"))
-    return learner
-
-
-def random_rows(random, *, features=3, num_actions=3):
-    """Rows of two streams in which episodes terminate and are cut off by time limits."""
-    shape = (STREAMS, ROWS)
-    terminated, valid = np.zeros(shape, "uint8"), np.ones(shape, "uint8")
-    terminated[0, 5] = 1
-    terminated[0, 14] = terminated[1, 3] = 1
-    for stream, final in ((0, 6), (0, 15), (1, 4), (1, 9), (1, 17)):  # those of stream 1 at 9 and 17 are time limits
-        valid[stream, final] = 0
-    return Steps(
-        observation=random.normal(size=(*shape, features)).astype("float32"),
-        action=random.integers(num_actions, size=shape, dtype="int32"),
-        reward=random.normal(size=shape).astype("float32"),
-        terminated=terminated,
-        valid=valid,
-    )
+STEP = 500  # environment steps so far
 
 
 def returns_to_go(rows, discount):
@@ -269,18 +207,6 @@ def test_update_with_bounds_agrees_with_the_oracle(bounds, penalty):
     settings = {"bounds": bounds, "penalty": ours, "target": targets.double, "n_step": 3, "target_update": 0.2}
     oracle = {"bounds": bounds, "penalty": theirs, "target": reference.double}
     check_against_oracle(settings, oracle, returns=bounds.return_to_go)
-
-
-def one_row(*, reward=1.0, terminated=0, final=False):
-    """A window of one step: features 1 and 2, one action of two, and a second row that it may bootstrap from."""
-    valid = [1, 0 if final else 1]
-    return Steps(
-        observation=np.float32([[[1.0], [2.0]]]),
-        action=np.int32([[0, 1]]),
-        reward=np.float32([[reward, 0.0]]),
-        terminated=np.uint8([[terminated, 0]]),
-        valid=np.uint8([valid]),
-    )
 
 
 @pytest.mark.parametrize(
