@@ -20,15 +20,16 @@ class Death(BaseException):
 
 
 class _Fault:
-    def __init__(self, directory, number, act):
+    def __init__(self, directory, number, act, only):
         self.directory = os.fspath(directory)
+        self.only = only
         self.number = number
         self.act = act
         self.count = 0
 
     def hear(self, event, arguments):
         path = arguments[0]
-        if not isinstance(path, (str, bytes, os.PathLike)):
+        if self.only not in (None, event) or not isinstance(path, (str, bytes, os.PathLike)):
             return
         path = os.fsdecode(path)
         # What `shutil.rmtree` removes goes by its name alone.
@@ -44,11 +45,11 @@ def _hook(event, arguments):
 
 
 @contextlib.contextmanager
-def _installed(directory, number, act):
+def _installed(directory, number, act, only=None):
     global _fault
     if not _hook_is_there:
         _hook_is_there.append(sys.addaudithook(_hook))
-    _fault = _Fault(directory, number, act)
+    _fault = _Fault(directory, number, act, only)
     try:
         yield _fault
     finally:
@@ -83,11 +84,11 @@ def failing(directory, number):
     return _installed(directory, number, act)
 
 
-def killed(directory, number):
-    """A context in which access `number` (from 1) kills this process."""
+def killed(directory, number, event=None):
+    """A context in which access `number` (from 1), or of that event's alone, kills this process before it happens."""
 
     def act(after):
         if after == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return _installed(directory, number, act)
+    return _installed(directory, number, act, event)

@@ -1,0 +1,49 @@
+"""A run with checkpoints that kills itself at a given moment; started again, it goes on from the last checkpoint.
+
+python killed_run.py PATH episode:12      when episode 12 has ended
+python killed_run.py PATH os.rename:3     before the third renaming of a file or directory below PATH
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+import faults
+import runs
+
+from sota_dqn import DQNTrainer, callbacks
+
+STEPS = 960
+
+
+def make_trainer():
+    return runs.make(report_every=40)
+
+
+def checkpoints(path):
+    return callbacks.Checkpoint(path, save_every=120)
+
+
+class Kill(callbacks.Callback):
+    """Kills the process when the episode of that number has ended."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def on_episode_end(self, episode, logs=None):
+        if episode == self.number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(path, event, number):
+    trainer = DQNTrainer.load(path) if (path / "config.json").exists() else make_trainer()
+    kill = [Kill(number)] if event == "episode" else []
+    with faults.killed(path, number, event):
+        trainer.train(STEPS - trainer.steps, callbacks=[checkpoints(path), *kill], verbose=0)
+
+
+if __name__ == "__main__":
+    moment, _, count = sys.argv[2].partition(":")
+    main(pathlib.Path(sys.argv[1]), moment, int(count))
