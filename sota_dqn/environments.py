@@ -120,8 +120,6 @@ def make_vector(env, *, num_envs=None, mode="sync"):
     """
     if mode not in MODES:
         raise ValueError(f"Argument `vectorization_mode` must be one of {MODES}. Received: vectorization_mode={mode!r}")
-    if num_envs is not None and num_envs < 1:
-        raise ValueError(f"Argument `num_envs` must be at least 1. Received: num_envs={num_envs}")
     factory = make_factory(env)
     if is_vector(env):
         if num_envs not in (None, env.num_envs):
@@ -131,10 +129,10 @@ def make_vector(env, *, num_envs=None, mode="sync"):
             )
         return env
     if factory is None:
-        if num_envs != 1:
+        if num_envs != 1 or mode != "sync":
             raise ValueError(
-                "An environment without a spec cannot be built again: pass num_envs=1, or a callable that makes it. "
-                f"Received: num_envs={num_envs}"
+                "This environment cannot be built again: pass num_envs=1 and vectorization_mode='sync', or a callable "
+                f"that makes it. Received: num_envs={num_envs}, vectorization_mode={mode!r}"
             )
         return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
     num_envs = 16 if num_envs is None else num_envs
@@ -143,6 +141,8 @@ def make_vector(env, *, num_envs=None, mode="sync"):
             raise ValueError(
                 f"`vectorization_mode='vector_entry_point'` needs an environment id. Received: env={env!r}"
             )
+        if gymnasium.spec(env).vector_entry_point is None:
+            raise ValueError(f"The id is registered without a vector environment of its own. Received: env={env!r}")
         return gymnasium.make_vec(env, num_envs=num_envs, vectorization_mode=mode)
     if callable(env):
         factory = env  # without this package around it, which workers would have to import, and Keras with it
@@ -178,6 +178,7 @@ class Environments:
 
     def reset(self):
         """Begins an episode in every stream and returns the first observations, `[E, ...]`."""
+        self._ended[:] = False
         return self._reset(np.ones(self.num_envs, bool), masked=False)
 
     def step(self, actions):
@@ -285,7 +286,9 @@ class Environments:
 
     def _reset(self, mask, *, masked=True):
         """Begins a seeded episode in the streams of `mask` and returns all observations."""
-        seeds = [episode_seed(self.seed, e, int(self.episodes[e])) if mask[e] else None for e in range(self.num_envs)]
+        seeds: Any = [episode_seed(self.seed, e, int(self.episodes[e])) if m else None for e, m in enumerate(mask)]
+        if not self.exact:  # one seed for all streams: native environments take no list
+            seeds = episode_seed(self.seed, 0, int(self.episodes.sum()))
         options = {"reset_mask": mask.copy()} if masked else None
         observation, _ = self._call(self.vector.reset, seed=seeds, options=options)
         self.episodes += mask

@@ -45,7 +45,7 @@ class Preprocessing:
         batch = len(observations)
         for function in self.functions:
             observations = function(observations)
-        observations = np.asarray(observations)
+        observations = np.array(observations)  # a copy: a callable may fill one array of its own again and again
         if observations.dtype in (np.float64, np.int64):
             observations = observations.astype("float32" if observations.dtype == np.float64 else "int32")
         if observations.shape[:1] != (batch,):

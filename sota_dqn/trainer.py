@@ -50,9 +50,10 @@ class Trainer(abc.ABC):
         report_every,
         seed,
     ):
-        _check_positive(frame_stack=frame_stack, batch_size=batch_size, updates_per_call=updates_per_call)
+        _check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size)
+        _check_positive(updates_per_call=updates_per_call)
         _check_positive(learning_starts=learning_starts, report_every=report_every)
-        if not updates_per_step > 0:
+        if not 0 < updates_per_step < math.inf:
             raise ValueError(
                 f"Argument `updates_per_step` must be above 0. Received: updates_per_step={updates_per_step}"
             )

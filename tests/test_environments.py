@@ -1,0 +1,362 @@
+import re
+
+import environments as counting
+import gymnasium
+import keras
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
+
+from sota_dqn import DQNTrainer, Replay, environments
+from sota_dqn.environments import Environments, make_evaluation_factory, make_factory, make_vector
+
+
+class Unrecorded(gymnasium.Wrapper):
+    """A wrapper that does not tell what it was made with."""
+
+
+class Restless(counting.Counting):
+    """Ends a step earlier after every reset: not deterministic under its seed."""
+
+    def reset(self, *, seed=None, options=None):
+        self.longest -= 1
+        return super().reset(seed=0, options=options)
+
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, self.time >= self.longest, False, info
+
+
+def sync(mode=AutoresetMode.DISABLED, num_envs=3, env=counting.Counting):
+    return SyncVectorEnv([env] * num_envs, autoreset_mode=mode)
+
+
+# What becomes an environment
+
+
+def test_an_id_keeps_its_registered_arguments():
+    env = make_factory("CartPole-v1")()
+    assert env.spec.max_episode_steps == 500
+    assert make_factory("MountainCar-v0")().spec.max_episode_steps == 200
+
+
+def test_an_environment_with_a_spec_is_built_again():
+    env = gymnasium.make("CartPole-v1", max_episode_steps=7, sutton_barto_reward=True)
+    again = make_factory(env)()
+    assert again.unwrapped is not env.unwrapped
+    assert again.spec.max_episode_steps == 7
+    again.reset(seed=0)
+    assert again.step(0)[1] == 0.0  # the reward of Sutton and Barto
+    assert make_factory(env)(render_mode="rgb_array").render_mode == "rgb_array"
+
+
+def test_recorded_wrappers_are_built_again():
+    env = make_factory(TimeLimit(gymnasium.make("CartPole-v1"), 3))()
+    env.reset(seed=0)
+    assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize("make", [CartPoleEnv, lambda: Unrecorded(gymnasium.make("CartPole-v1")), counting.Counting])
+def test_an_environment_that_cannot_be_built_again(make):
+    env = make()
+    assert make_factory(env) is None
+    for settings in ({}, {"num_envs": 2}, {"num_envs": 1, "mode": "async"}):
+        with pytest.raises(
+            ValueError, match="cannot be built again: pass num_envs=1 and vectorization_mode='sync', or"
+        ):
+            make_vector(env, **settings)
+    vector = make_vector(env, num_envs=1)
+    assert vector.num_envs == 1
+    assert vector.envs[0] is env
+    with pytest.raises(ValueError, match="Evaluation needs an environment of its own, and this one cannot be built"):
+        make_evaluation_factory(env)
+    lent = make_evaluation_factory(env, eval_env=make())
+    assert lent.single
+    assert make_evaluation_factory(env, eval_env="CartPole-v1")().spec.id == "CartPole-v1"
+
+
+def test_a_lent_environment_is_not_closed():
+    closed = []
+    env = CartPoleEnv()
+    env.close = lambda: closed.append(1)
+    make_evaluation_factory("CartPole-v1", eval_env=env)().close()
+    assert not closed
+
+
+def test_a_callable():
+    assert isinstance(make_factory(counting.Counting)(), counting.Counting)
+    assert make_factory(counting.Counting)(render_mode="rgb_array").render_mode == "rgb_array"
+    assert make_factory(lambda **settings: counting.Counting(**settings))(render_mode="human").render_mode == "human"
+    with pytest.raises(TypeError, match="An environment's callable must take `render_mode` for films"):
+        make_factory(lambda: counting.Counting())(render_mode="rgb_array")
+
+
+def test_a_vector_environment_is_taken_as_it_is():
+    vector = sync(AutoresetMode.NEXT_STEP)
+    assert make_vector(vector) is make_vector(vector, num_envs=3) is vector
+    assert make_factory(vector) is None
+    with pytest.raises(ValueError, match="must be that of the vector environment, 3. Received: num_envs=4"):
+        make_vector(vector, num_envs=4)
+    with pytest.raises(ValueError, match="pass eval_env="):
+        make_evaluation_factory(vector)
+    with pytest.raises(ValueError, match="pass eval_env="):
+        make_evaluation_factory("CartPole-v1", eval_env=vector)
+    assert isinstance(make_evaluation_factory(vector, eval_env=counting.Counting)(), counting.Counting)
+
+
+def test_an_object_that_is_both_is_a_vector_environment():
+    class Both(counting.Counting):
+        num_envs = 2
+        single_observation_space = counting.OBSERVATIONS
+
+    assert environments.is_vector(Both())
+    assert make_vector(Both()).num_envs == 2
+    assert not environments.is_vector(counting.Counting())
+
+
+def test_the_default_vector():
+    vector = make_vector("CartPole-v1")
+    assert isinstance(vector, SyncVectorEnv)
+    assert (vector.num_envs, vector.metadata["autoreset_mode"]) == (16, AutoresetMode.DISABLED)
+    assert len({id(env.unwrapped) for env in vector.envs}) == 16
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "error", "message"),
+    [
+        ("CartPole-v9", {}, ValueError, "Unknown environment id. Did you mean .*CartPole-v1.* env='CartPole-v9'"),
+        ("Nothing like it", {}, ValueError, "Unknown environment id. Received: env='Nothing like it'"),
+        ("no_module:Env-v0", {}, ValueError, "Unknown environment id.* Received: env='no_module:Env-v0'"),
+        (3, {}, TypeError, "must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. Received: env=3"),
+        (None, {}, TypeError, "Received: env=None"),
+        ("CartPole-v1", {"mode": "threads"}, ValueError, "must be one of .* Received: vectorization_mode='threads'"),
+        (counting.Counting, {"mode": "vector_entry_point"}, ValueError, "needs an environment id. Received: env=<"),
+        ("Acrobot-v1", {"mode": "vector_entry_point"}, ValueError, "without a vector environment of its own. Re"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(env, settings, error, message):
+    with pytest.raises(error, match=message):
+        make_vector(env, **settings)
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "error", "message"),
+    [
+        (0, ValueError, "Argument `num_envs` must be at least 1. Received: num_envs=0"),
+        (-1, ValueError, "Argument `num_envs` must be at least 1. Received: num_envs=-1"),
+        (2.0, TypeError, "Argument `num_envs` must be an integer. Received: num_envs=2.0"),
+    ],
+)
+def test_a_bad_number_of_environments(num_envs, error, message):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(error, match=message):
+        DQNTrainer("CartPole-v1", model, num_envs=num_envs)
+
+
+# Spaces
+
+BOX = spaces.Box(-1, 1, (3,))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.MultiDiscrete([2, 2]), BOX, spaces.MultiBinary(2), spaces.Tuple([spaces.Discrete(2)]), spaces.Dict(a=BOX)],
+)
+def test_actions_are_discrete(space):
+    name = type(space).__name__
+    message = rf"needs a Discrete action space; {name} is not supported. Received: action_space={re.escape(str(space))}"
+    with pytest.raises(ValueError, match=message):
+        environments.check_spaces(BOX, space)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.MultiDiscrete([2, 2]), spaces.Tuple([BOX]), spaces.Dict(a=BOX), spaces.Text(3)]
+)
+def test_observations_that_are_not_supported(space):
+    message = rf"Observation spaces may be Box, MultiBinary or Discrete; {type(space).__name__} is not supported. Rec"
+    with pytest.raises(ValueError, match=message):
+        environments.check_spaces(space, spaces.Discrete(2))
+
+
+@pytest.mark.parametrize("space", [BOX, spaces.Discrete(4), spaces.MultiBinary(3)])
+def test_observations_that_are_supported(space):
+    environments.check_spaces(space, spaces.Discrete(2, start=-1))
+
+
+def test_spaces_are_described():
+    described = environments.describe_space(spaces.Discrete(3, start=2))
+    assert described == {"type": "Discrete", "n": 3, "start": 2}
+    assert environments.space_from(described) == spaces.Discrete(3, start=2)
+    described = environments.describe_space(spaces.Box(0, 255, (4, 4, 1), np.uint8))
+    assert described == {"type": "Box", "shape": [4, 4, 1], "dtype": "uint8"}
+    assert environments.space_from(described).shape == (4, 4, 1)
+    assert environments.describe_space(spaces.MultiBinary(3))["shape"] == [3]
+
+
+# Episodes and their seeds
+
+
+def test_every_episode_has_another_seed():
+    seeds = {environments.episode_seed(*key) for key in np.ndindex(4, 8, 50)}
+    assert len(seeds) == 4 * 8 * 50
+    assert all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds)
+    assert environments.episode_seed(7, 3, 2) == environments.episode_seed(7, 3, 2)
+
+
+def test_seeds_of_an_evaluation():
+    seeds = environments.episode_seeds([3, 1], 20)
+    assert len(set(seeds)) == 20
+    assert seeds[:5] == environments.episode_seeds([3, 1], 5)
+    assert seeds != environments.episode_seeds([3, 2], 20)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_run_can_be_repeated(mode, random):
+    actions = random.integers(counting.NUM_ACTIONS, size=(40, 3))
+
+    def play(seed):
+        environments = Environments(sync(mode), seed=seed)
+        return [environments.reset(), *(environments.step(action).observation for action in actions)]
+
+    np.testing.assert_array_equal(play(5), play(5))
+    assert not np.array_equal(play(5), play(6))
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_streams_differ_and_episodes_are_counted(mode):
+    environments = Environments(sync(mode), seed=0)
+    first = environments.reset()
+    assert len(set(first[:, 0])) == 3
+    begun = np.ones(3, int)
+    for _ in range(50):
+        begun += environments.step(np.zeros(3, "int32")).begun
+        np.testing.assert_array_equal(environments.episodes, begun)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_reset_in_the_middle_begins_anew(mode):
+    environments = Environments(sync(mode), seed=0)
+    environments.reset()
+    for _ in range(40):
+        outcome = environments.step(np.zeros(3, "int32"))
+        if (outcome.terminated | outcome.truncated).any():
+            observation = environments.reset()
+            np.testing.assert_array_equal(observation[:, 1], 0)
+            outcome = environments.step(np.zeros(3, "int32"))
+            assert outcome.valid.all()
+
+
+# State and restoring
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
+@pytest.mark.parametrize("steps", [0, 3, 57, 200, 230])
+def test_restored_environments_go_on_as_they_were(name, steps, random):
+    num_envs, after = 3, 25
+    made = [Environments(make_vector(name, num_envs=num_envs), seed=3) for _ in range(2)]
+    actions = random.integers(made[0].action_space.n, size=(steps + after, num_envs)).astype("int32")
+    observation, rewards = made[0].reset(), [[] for _ in range(num_envs)]
+    for action in actions[:steps]:
+        outcome = made[0].step(action)
+        observation = outcome.observation
+        for stream in range(num_envs):
+            rewards[stream] = [] if outcome.begun[stream] else [*rewards[stream], outcome.reward[stream]]
+    made[1].reset()
+    replayed, gained = made[1].restore(made[0].state())
+    np.testing.assert_array_equal(replayed, observation)
+    assert gained == rewards
+    assert made[1].state() == made[0].state()
+    for action in actions[steps:]:
+        for field, expected in zip(made[1].step(action), made[0].step(action), strict=True):
+            np.testing.assert_array_equal(field, expected)
+    assert made[1].state() == made[0].state()
+
+
+def test_streams_at_every_step_and_just_reset():
+    # Short episodes of different lengths: a state is taken after every step.
+    environments = Environments(sync(), seed=1)
+    observation = environments.reset()
+    met = set()
+    for step in range(40):
+        lengths = [len(actions) for actions in environments.actions]
+        met.add((0 in lengths, len(set(lengths)) == 3))
+        again = Environments(sync(), seed=1)
+        again.reset()
+        replayed, _ = again.restore(environments.state())
+        np.testing.assert_array_equal(replayed, observation)
+        observation = environments.step(np.full(3, step % 3, "int32")).observation
+    assert {(True, True), (False, True), (True, False)} <= met
+
+
+def test_worker_processes_are_restored():
+    vectors = [AsyncVectorEnv([counting.Counting] * 2, context="spawn", autoreset_mode="Disabled") for _ in range(2)]
+    first, second = (Environments(vector, seed=1) for vector in vectors)
+    try:
+        first.reset()
+        for step in range(12):
+            observation = first.step(np.full(2, step % 3, "int32")).observation
+        second.reset()
+        np.testing.assert_array_equal(second.restore(first.state())[0], observation)
+        for _ in range(10):
+            for field, expected in zip(second.step(np.ones(2, int)), first.step(np.ones(2, int)), strict=True):
+                np.testing.assert_array_equal(field, expected)
+    finally:
+        first.close()
+        second.close()
+
+
+def test_an_environment_that_is_not_deterministic_cannot_be_restored():
+    make = lambda: SyncVectorEnv([lambda: Restless(longest=20)], autoreset_mode=AutoresetMode.DISABLED)  # noqa: E731
+    first, second = Environments(make(), seed=0), Environments(make(), seed=0)
+    first.reset()
+    for _ in range(18):
+        outcome = first.step(np.zeros(1, int))
+    assert not outcome.begun
+    second.reset()
+    second.reset()
+    observation, _ = second.restore(first.state())
+    assert observation is None
+    assert second.reset()[0, 1] == 0
+    assert second.step(np.zeros(1, int)).valid
+
+
+# Native vector environments
+
+
+def test_a_native_vector_environment(random):
+    made = [Environments(make_vector("CartPole-v1", num_envs=4, mode="vector_entry_point"), seed=2) for _ in range(2)]
+    assert made[0].mode == AutoresetMode.NEXT_STEP
+    assert not made[0].exact
+    first = [environments.reset() for environments in made]
+    np.testing.assert_array_equal(*first)
+    ended = np.zeros(4, bool)
+    for _ in range(100):
+        actions = random.integers(2, size=4).astype("int32")
+        outcome, again = (environments.step(actions) for environments in made)
+        np.testing.assert_array_equal(outcome.observation, again.observation)
+        np.testing.assert_array_equal(outcome.valid, ~ended)
+        np.testing.assert_array_equal(outcome.begun, ended)
+        assert (np.abs(outcome.observation[ended]) <= 0.05).all()
+        ended = (outcome.terminated | outcome.truncated) & outcome.valid
+    assert (made[0].episodes > 2).all()
+
+
+def test_training_in_a_native_vector_environment():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    trainer = DQNTrainer(
+        "CartPole-v1",
+        model,
+        num_envs=4,
+        vectorization_mode="vector_entry_point",
+        replay=Replay(400),
+        batch_size=8,
+        learning_starts=60,
+        seed=1,
+    )
+    trainer.train(steps=800, verbose=0)
+    assert trainer.steps == 800
+    assert trainer.updates == 368  # half of the steps after the 60th, in calls of 8
+    assert trainer.episodes > 10
