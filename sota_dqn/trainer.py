@@ -13,6 +13,7 @@ import numpy as np
 
 from sota_dqn import backend, callbacks, checkpoint, snapshot
 from sota_dqn.actor import Actor, Choice, Frames
+from sota_dqn.checks import check_positive
 from sota_dqn.environments import Environments, episode_seeds, make_evaluation_factory, make_vector
 from sota_dqn.evaluation import play_episodes, summarize
 from sota_dqn.models import check_model, has_convolutions
@@ -50,13 +51,14 @@ class Trainer(abc.ABC):
         report_every,
         seed,
     ):
-        _check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size)
-        _check_positive(updates_per_call=updates_per_call)
-        _check_positive(learning_starts=learning_starts, report_every=report_every)
+        check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size)
+        check_positive(updates_per_call=updates_per_call)
+        check_positive(learning_starts=learning_starts, report_every=report_every)
         if not 0 < updates_per_step < math.inf:
             raise ValueError(
                 f"Argument `updates_per_step` must be above 0. Received: updates_per_step={updates_per_step}"
             )
+        _check_parts(replay, policy, batch_size, seed)
         self.model = model
         self.seed = seed
         self.batch_size = batch_size
@@ -64,8 +66,6 @@ class Trainer(abc.ABC):
         self.report_every = report_every
         self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
         self.replay = Replay() if replay is None else replay
-        if self.replay.storage is not None:
-            raise ValueError("Argument `replay` already belongs to another trainer: make one for each.")
         self._make_env = make_evaluation_factory(env, eval_env)
         environments = Environments(make_vector(env, num_envs=num_envs, mode=vectorization_mode), seed=seed)
         self.actor = Actor(
@@ -149,7 +149,7 @@ class Trainer(abc.ABC):
                 error names.
             KeyboardInterrupt: After Ctrl-C, when the running step is complete. Training can go on from there.
         """
-        _check_positive(steps=steps, episodes=episodes)
+        check_positive(steps=steps, episodes=episodes)
         if steps is None and episodes is None:
             raise ValueError("Argument `steps` or `episodes` must be given. Received: steps=None, episodes=None")
         last_step = math.inf if steps is None else self.steps + steps
@@ -183,7 +183,7 @@ class Trainer(abc.ABC):
         Returns:
             A dict of `return_mean`, `return_std`, `returns`, `lengths` (environment steps), `seeds` and `protocol`.
         """
-        _check_positive(episodes=episodes)
+        check_positive(episodes=episodes)
         if seed is None:
             self.evaluations += 1
         # Streams count from 0: no episode of training shares these seeds.
@@ -309,7 +309,8 @@ class Trainer(abc.ABC):
     def _due(self):
         """Returns how many updates the steps so far are worth, beyond those made."""
         steps, updates = self.origin
-        return int((self.steps - steps) * self.updates_per_step) - (self.updates - updates)
+        worth = round((self.steps - steps) * self.updates_per_step, 6)  # 100 steps at 0.29 are 29 updates, not 28.99...
+        return math.floor(worth) - (self.updates - updates)
 
     def _good_updates_per_call(self):
         """Returns K: what a step of all environments is worth, or a few such steps; with convolutions on a CPU less.
@@ -382,10 +383,17 @@ class Trainer(abc.ABC):
             error.add_note(f"A checkpoint could not be written to {path} either: {failure}")
 
 
-def _check_positive(**numbers):
-    """Raises ValueError or TypeError for a number that is given and is not an integer of at least 1."""
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
-            raise TypeError(f"Argument `{name}` must be an integer. Received: {name}={value!r}")
-        if value is not None and value < 1:
-            raise ValueError(f"Argument `{name}` must be at least 1. Received: {name}={value}")
+def _check_parts(replay, policy, batch_size, seed):
+    """Raises ValueError or TypeError where one of these cannot be used."""
+    if replay is not None and not isinstance(replay, Replay):
+        raise TypeError(f"Argument `replay` must be a `Replay`. Received: replay={replay!r}")
+    if replay is not None and replay.storage is not None:
+        raise ValueError("Argument `replay` already belongs to another trainer: make one for each.")
+    if replay is not None and replay.capacity < batch_size:
+        raise ValueError(
+            f"Argument `capacity` must be at least the batch size, {batch_size}. Received: {replay.capacity}"
+        )
+    if policy is not None and not callable(policy):
+        raise TypeError(f"Argument `policy` must be a function of values. Received: policy={policy!r}")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"Argument `seed` must be an integer of at least 0. Received: seed={seed!r}")

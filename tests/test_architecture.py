@@ -15,7 +15,7 @@ SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 MAX_LINES = 400
 
 FLOORS = [
-    {"version", "types", "files", "backend"},
+    {"version", "types", "checks", "files", "backend"},
     {"targets", "returns", "losses", "schedules", "graphs"},
     {"layers", "policies", "preprocessing", "samplers", "storage", "environments", "models", "plots", "evaluation"},
     {"replay", "learner", "actor", "actor_pool", "callbacks", "recorder", "reporting", "checkpoint", "snapshot"},
