@@ -55,7 +55,7 @@ FACTORS = {
 DEFAULTS = {
     "target": "double",
     "head": "linear",
-    "replay": "prioritized",
+    "replay": "uniform",
     "n-step": "3",
     "lower bound": "off",
     "normalization": "LayerNorm",

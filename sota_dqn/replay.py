@@ -6,7 +6,7 @@ from typing import Any
 from keras import ops
 
 from sota_dqn import backend
-from sota_dqn.samplers import Prioritized
+from sota_dqn.samplers import Uniform
 from sota_dqn.storage import Storage
 from sota_dqn.types import Sample, recorded
 
@@ -20,7 +20,7 @@ class Replay:
     Args:
         capacity: Stored rows, over all streams: one per environment step, and one per episode for its final
             observation. A multiple of the number of streams: up to one row per stream is left unused.
-        sampler: How rows are drawn: `samplers.Uniform()` or `samplers.Prioritized(...)`.
+        sampler: How rows are drawn: `samplers.Uniform()`, as by default, or `samplers.Prioritized(...)`.
     """
 
     def __init__(self, capacity=100_000, *, sampler=None):
@@ -29,7 +29,7 @@ class Replay:
         if capacity < 1:
             raise ValueError(f"Argument `capacity` must be at least 1. Received: capacity={capacity}")
         self.capacity = capacity
-        self.sampler = Prioritized() if sampler is None else sampler
+        self.sampler = Uniform() if sampler is None else sampler
         self.storage: Any = None  # a `Storage`, after `build`
 
     def build(

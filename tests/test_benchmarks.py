@@ -192,7 +192,7 @@ def test_defaults_of_the_ablation_are_those_of_the_library():
     for factor in ("target", "n-step", "lower bound"):
         _, settings = FACTORS[factor][DEFAULTS[factor]]()
         assert {name: signature[name] for name in settings} == settings
-    assert isinstance(Replay().sampler, samplers.Prioritized)
+    assert isinstance(Replay().sampler, samplers.Uniform)
     model_settings = {}
     for factor in ("head", "normalization"):
         model_settings |= FACTORS[factor][DEFAULTS[factor]]()[0]
