@@ -151,7 +151,7 @@ class Actor:
         outcome = self.environments.step(actions)
         observation = self.preprocess(outcome.observation)
         final = None if outcome.final_observation is None else self.preprocess(outcome.final_observation)
-        self._check(outcome.reward, observation, final)
+        self._check(outcome.reward, observation, final, outcome.begun)
         if self._rows + 2 * len(actions) > len(self._times):
             self.flush()
         every = np.arange(len(actions))
@@ -221,8 +221,9 @@ class Actor:
     def _begin(self, observation):
         """Takes note of first observations."""
         self.observation = self.preprocess(observation)
-        self._check(np.zeros(len(observation)), self.observation, None)
-        self.stacked = self.frames(self.observation, np.ones(len(observation), bool))
+        begun = np.ones(len(observation), bool)
+        self._check(np.zeros(len(observation)), self.observation, None, begun)
+        self.stacked = self.frames(self.observation, begun)
 
     def _resume(self, observation, rewards):
         """Takes note of episodes that go on."""
@@ -279,13 +280,19 @@ class Actor:
             block[0][:size], block[1][:size] = places[piece], returns[stored][piece]
             self.learner.set_returns(*block)
 
-    def _check(self, reward, *observations):
-        """Raises ValueError where a number is NaN."""
-        for what, values in (("reward", reward), *(("observation", x) for x in observations)):
+    def _check(self, reward, observation, final, begun):
+        """Raises ValueError where a number is NaN. Step 0 of an episode is its first observation."""
+        made = self.environments.episodes - begun, self.lengths + 1  # episode and step that have just been made
+        now = self.environments.episodes, np.where(begun, 0, self.lengths + 1)
+        for what, values, (episodes, steps) in (
+            ("reward", reward, made),
+            ("observation", final, made),
+            ("observation", observation, now),
+        ):
             if values is None or values.dtype.kind != "f" or not np.isnan(values).any():
                 continue
             stream = int(np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))[0])
             raise ValueError(
-                f"The {what} of environment {stream} is NaN at step {int(self.lengths[stream]) + 1} of its episode "
-                f"{int(self.environments.episodes[stream])}. The steps before it are kept."
+                f"The {what} of environment {stream} is NaN at step {int(steps[stream])} of its episode "
+                f"{int(episodes[stream])}. The steps before it are kept."
             )

@@ -89,7 +89,7 @@ class CountingVector(VectorEnv):
 
     def reset(self, *, seed=None, options=None):
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
-        seeds = seed if isinstance(seed, list) else [seed] * self.num_envs
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed or [None] * self.num_envs
         for stream in np.flatnonzero(mask):
             if seeds[stream] is not None:
                 self.randoms[stream] = np.random.default_rng(seeds[stream])

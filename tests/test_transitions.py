@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation
 from keras import ops
 
-from sota_dqn import backend, returns, samplers
+from sota_dqn import DQNTrainer, backend, returns, samplers
 from sota_dqn.actor import Actor, Frames
 from sota_dqn.environments import Environments, episode_seed
 from sota_dqn.learner import Learner
@@ -300,6 +300,34 @@ def test_frame_stacks_equal_gymnasiums(padding):
                     break
                 observation, _, terminated, truncated, _ = env.step(0)
                 ended, step = terminated or truncated, step + 1
+
+
+def test_the_past_of_a_row_keeps_its_frames():
+    # As for upper bounds: no row is drawn whose past rows lack a frame that has been overwritten.
+    past, run = 3, Run(sync(AutoresetMode.DISABLED), capacity=60, frame_stack=3, before=3)
+
+    def sample(uniform, step):
+        drawn = run.replay.sample(uniform, step, past=past)
+        stacks = [run.replay.observe(drawn.rows, -distance) for distance in range(past, 0, -1)]
+        return drawn.rows, drawn.connected, ops.stack(stacks, axis=1)
+
+    for _ in range(60):
+        run.step()
+        run.actor.flush()
+        if not run.sampleable():
+            continue
+        rows, _, connected, stacks = run.compute("stacks", sample)
+        for (identity, step), same, found in zip(rows, connected, stacks, strict=True):
+            assert same.tolist() == [step >= distance for distance in range(past, 0, -1)]
+            for distance in range(1, min(past, step) + 1):
+                np.testing.assert_array_equal(found[-distance], stack_of((identity, step - distance), 3, "reset"))
+
+
+def test_upper_bounds_ask_for_that_past():
+    model = keras.Sequential([keras.Input((2, 3)), keras.layers.Flatten(), keras.layers.Dense(counting.NUM_ACTIONS)])
+    bounds = returns.Bounds(2, upper=True)
+    trainer = DQNTrainer(counting.Counting, model, num_envs=2, frame_stack=3, bounds=bounds, replay=Replay(400))
+    assert (trainer.replay.before, trainer.replay.after) == (5, 3)
 
 
 # The past of a row, and returns to go
