@@ -45,7 +45,8 @@ def main():
         plots.model_diagram(model, run / "model.png")
         trainer = DQNTrainer(options.env, model, seed=options.seed)
 
-    evaluation = callbacks.Evaluation(evaluate_every=2_000, episodes=10, best_model=run / "best.keras")
+    every = min(2_000, options.steps)
+    evaluation = callbacks.Evaluation(evaluate_every=every, episodes=10, best_model=run / "best.keras")
     curve = callbacks.LearningCurve(run / "learning-curve.png")
     try:
         trainer.train(options.steps, callbacks=[evaluation, curve, callbacks.Checkpoint(run)])
