@@ -29,7 +29,12 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
         returns, lengths = [0.0] * len(seeds), [0] * len(seeds)
         playing: list[int | None] = [waiting.pop() for _ in envs]
         start = int(envs[0].action_space.start)
-        observation = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=False)])
+        space = envs[0].observation_space
+        observation = np.zeros(
+            (len(envs), *space.shape), space.dtype
+        )  # whatever the environments return, as in training
+        for i, env in enumerate(envs):
+            observation[i] = env.reset(seed=seeds[i])[0]
         begun = np.ones(len(envs), bool)
         if on_step:
             for env in envs:
