@@ -177,8 +177,8 @@ class DQNInference:
         env = self._factory()()
         env.close()
         check_spaces(env.observation_space, env.action_space)
-        outputs = self.model.output_shape[-1]
-        if outputs != env.action_space.n:
+        outputs = getattr(self.model, "output_shape", (None,))[-1]  # subclassed models do not tell
+        if outputs not in (None, env.action_space.n):
             raise ValueError(
                 f"The model has {outputs} outputs and the environment {env.action_space.n} actions. Received: "
                 f"env={self._env!r}"
@@ -189,8 +189,9 @@ class DQNInference:
         """Returns how many dimensions one observation has before preprocessing."""
         if self._space is not None:
             return len(self._space.shape or ())
-        if self._preprocess.functions or self.frame_stack is not None:
+        told = getattr(self.model, "input_shape", None)
+        if told is None or self._preprocess.functions or self.frame_stack is not None:
             raise ValueError(
                 "Argument `env` is needed to tell one observation from a batch of them. Received: env=None"
             )
-        return len(self.model.input_shape) - 1
+        return len(told) - 1

@@ -1,0 +1,227 @@
+import pathlib
+
+import cv2
+import gymnasium
+import keras
+import numpy as np
+import probes
+import pytest
+from gymnasium import spaces
+
+from sota_dqn import DQNInference, DQNTrainer, Replay
+
+
+def network(*shape, outputs=2):
+    model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(outputs, use_bias=False)])
+    random = np.random.default_rng(0)
+    model.set_weights([random.normal(size=weight.shape).astype("float32") for weight in model.get_weights()])
+    return model
+
+
+def halve(observations):
+    return (observations / 2).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A trainer of CartPole, and its checkpoint."""
+    path = tmp_path_factory.mktemp("run")
+    trainer = DQNTrainer("CartPole-v1", network(4), num_envs=2, replay=Replay(400))
+    trainer.save(path)
+    return trainer, path
+
+
+def greedy(model, observations):
+    return keras.ops.convert_to_numpy(model(np.asarray(observations, "float32"))).argmax(axis=1)
+
+
+def test_all_sources_act_alike(saved, random):
+    trainer, path = saved
+    config_free = path / "copy.keras"
+    trainer.model.save(config_free)
+    observations = random.normal(size=(6, 4))
+    expected = greedy(trainer.model, observations)
+    assert 0 < expected.sum() < 6
+    for agent in (DQNInference(path), DQNInference(config_free), DQNInference(trainer.model), DQNInference(str(path))):
+        actions = agent.act(observations)
+        assert actions.dtype.kind == "i"
+        np.testing.assert_array_equal(actions, expected)
+        one = agent.act(observations[0])
+        assert isinstance(one, int) and one == expected[0]
+
+
+def test_evaluation_equals_the_trainers(saved):
+    trainer, path = saved
+    expected = trainer.evaluate(5, seed=3)
+    for agent in (DQNInference(path), DQNInference(trainer.model, env="CartPole-v1")):
+        found = agent.evaluate(5, seed=3)
+        assert found.pop("protocol") == "epsilon 0, 5 whole episodes"
+        assert found == {name: value for name, value in expected.items() if name != "protocol"}
+    assert DQNInference(path).evaluate(2)["seeds"] != found["seeds"][:2]
+
+
+def test_a_subclassed_model_acts_and_evaluates():
+    class Plain(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Plain()
+    model(np.zeros((1, 4), "float32"))
+    agent = DQNInference(model, env="CartPole-v1")
+    assert len(agent.evaluate(2)["returns"]) == 2
+    assert agent.act(np.float32([1, 2, 3, 4])) == greedy(model, [[1, 2, 3, 4]])[0]
+    with pytest.raises(ValueError, match=r"Argument `env` is needed"):
+        DQNInference(model).act(np.float32([1, 2, 3, 4]))
+
+
+def test_random_actions():
+    model = network(4)
+    observations = np.tile(np.float32([1, 2, 3, 4]), (2000, 1))
+    agent = DQNInference(model, epsilon=1.0, seed=5)
+    actions = agent.act(observations)
+    assert 900 < actions.sum() < 1100
+    np.testing.assert_array_equal(DQNInference(model, epsilon=1.0, seed=5).act(observations), actions)
+    assert not np.array_equal(DQNInference(model, epsilon=1.0, seed=6).act(observations), actions)
+    best = greedy(model, observations[:1])[0]
+    tenth = (DQNInference(model, epsilon=0.2).act(observations) != best).mean()
+    assert 0.07 < tenth < 0.13
+    with pytest.raises(ValueError, match=r"Argument `epsilon` must be in \[0, 1\]"):
+        DQNInference(model, epsilon=1.5)
+
+
+class Started(probes.Probe):
+    """Actions 5 and 6."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.action_space = spaces.Discrete(2, start=5)
+
+    def move(self, action):
+        assert action in (5, 6)
+        return float(action), True, False
+
+
+def test_actions_count_as_the_environments():
+    model = network(1)
+    agent = DQNInference(model, env=Started)
+    values = keras.ops.convert_to_numpy(model(np.float32([[1.0], [-1.0]])))
+    np.testing.assert_array_equal(agent.act(np.float32([[1.0], [-1.0]])), 5 + values.argmax(axis=1))
+    assert agent.act(np.float32([1.0])) == 5 + values[0].argmax()
+    assert set(agent.evaluate(2)["returns"]) <= {5.0, 6.0}
+
+
+def test_discrete_observations():
+    model = network(probes.Chain.length_of_chain)
+    agent = DQNInference(model, env=probes.Chain)
+    best = model.get_weights()[0].argmax(axis=1)
+    np.testing.assert_array_equal([agent.act(state) for state in range(6)], best)
+    np.testing.assert_array_equal(agent.act(np.arange(6)), best)
+
+
+def test_frame_stacks_of_every_stream():
+    model = network(2, 3)  # two features, three frames
+    agent = DQNInference(model, frame_stack=3, env=lambda render_mode=None: Wide())
+    frames = np.random.default_rng(0).normal(size=(5, 2, 2)).astype("float32")  # [T, E, O]
+
+    def act(stacks):  # [E, k, O]
+        return greedy(model, np.moveaxis(stacks, 1, -1))
+
+    first = frames[[0, 0, 0]].swapaxes(0, 1)
+    np.testing.assert_array_equal(agent.act(frames[0]), act(first))
+    np.testing.assert_array_equal(agent.act(frames[1]), act(frames[[0, 0, 1]].swapaxes(0, 1)))
+    np.testing.assert_array_equal(agent.act(frames[2]), act(frames[[0, 1, 2]].swapaxes(0, 1)))
+    agent.reset([False, True])  # the second stream begins anew
+    mixed = np.stack([frames[[1, 2, 3], 0], frames[[3, 3, 3], 1]])
+    np.testing.assert_array_equal(agent.act(frames[3]), act(mixed))
+    mixed = np.stack([frames[[2, 3, 4], 0], frames[[3, 3, 4], 1]])
+    np.testing.assert_array_equal(agent.act(frames[4]), act(mixed))
+    agent.reset()
+    np.testing.assert_array_equal(agent.act(frames[0]), act(first))
+    assert agent.act(frames[0, 0]) == act(first)[0]  # one stream instead of two
+
+
+class Wide(probes.Probe):
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), "float32")
+
+
+def test_preprocessing_of_a_checkpoint_is_asked_for(tmp_path, random):
+    trainer = DQNTrainer("CartPole-v1", network(4), num_envs=2, replay=Replay(400), preprocess=halve)
+    trainer.save(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot hold `preprocess`.*preprocess="):
+        DQNInference(tmp_path)
+    agent = DQNInference(tmp_path, preprocess=halve)
+    observations = random.normal(size=(5, 4)).astype("float32")
+    np.testing.assert_array_equal(agent.act(observations), greedy(trainer.model, observations / 2))
+    assert agent.evaluate(3, seed=1)["returns"] == trainer.evaluate(3, seed=1)["returns"]
+
+
+def test_environment_of_a_checkpoint_is_asked_for_where_it_is_needed(tmp_path):
+    trainer = DQNTrainer(Started, network(1), num_envs=2, replay=Replay(400))
+    trainer.save(tmp_path)
+    agent = DQNInference(tmp_path)
+    assert agent.act(np.float32([0.5])) in (5, 6)
+    with pytest.raises(ValueError, match=r"cannot hold `env`.*env="):
+        agent.evaluate(2)
+    assert DQNInference(tmp_path, env=Started).evaluate(3, seed=2)["returns"] == trainer.evaluate(3, seed=2)["returns"]
+
+
+def test_errors_name_what_is_needed(saved, tmp_path):
+    agent = DQNInference(saved[0].model)
+    for play in (agent.evaluate, agent.play, lambda: agent.record(tmp_path / "film.gif")):
+        with pytest.raises(ValueError, match=r"Argument `env` is needed to play"):
+            play()
+    with pytest.raises(ValueError, match=r"Argument `env` is needed to tell one observation from a batch"):
+        DQNInference(saved[0].model, preprocess=halve).act(np.zeros(4))
+    with pytest.raises(ValueError, match=r"Argument `episodes` must be at least 1\. Received: episodes=0"):
+        DQNInference(saved[1]).evaluate(0)
+    with pytest.raises(ValueError, match=r"model has 3 outputs and the environment 2 actions"):
+        DQNInference(network(4, outputs=3), env="CartPole-v1")
+    with pytest.raises(ValueError, match=r"Discrete action space; Box is not supported"):
+        DQNInference(network(3), env="Pendulum-v1")
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        DQNInference(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="no model at"):
+        DQNInference(tmp_path / "nothing.keras")
+
+
+def frames_of(path):
+    found, film = cv2.imreadanimation(str(path))
+    assert found
+    return film.frames
+
+
+def test_film_has_a_frame_for_the_reset_and_for_every_step(saved, tmp_path):
+    agent = DQNInference(saved[1])
+    film = tmp_path / "films" / "agent.gif"
+    score = agent.record(film, seed=4, scale=0.2)
+    found = agent.evaluate(1, seed=4)
+    assert score == found["returns"][0]
+    frames = frames_of(film)
+    assert len(frames) == found["lengths"][0] + 1
+    assert frames[0].shape[:2] == (80, 120)
+    assert agent.record(film, seed=4, scale=0.2, max_steps=5, captions=False) == 5.0
+    assert len(frames_of(film)) == 6
+
+
+def test_film_of_an_environment_whose_callable_takes_no_render_mode(saved, tmp_path):
+    agent = DQNInference(saved[0].model, env=lambda: gymnasium.make("CartPole-v1"))
+    with pytest.raises(TypeError, match=r"must take `render_mode` for films"):
+        agent.record(tmp_path / "film.gif")
+    assert not list(pathlib.Path(tmp_path).iterdir())
+
+
+def test_play_shows_every_episode(saved):
+    """The screen is a dummy one."""
+    modes = []
+
+    def make(render_mode=None):
+        modes.append(render_mode)
+        return gymnasium.make("CartPole-v1")
+
+    agent = DQNInference(saved[0].model, env=make)
+    assert agent.play(episodes=2, seed=4) == agent.evaluate(2, seed=4)["returns"]
+    assert modes.count("human") == 2
