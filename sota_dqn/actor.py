@@ -39,7 +39,8 @@ class Choice:
         def choose(observations, uniform, step):
             if stacked:
                 observations = merge_frames(observations)
-            return ops.cast(policy(model(observations, training=False), uniform, step), "int32")
+            values = ops.cast(model(observations, training=False), "float32")  # whatever it computes in
+            return ops.cast(policy(values, uniform, step), "int32")
 
         program = backend.Program(model.variables, [], backend.plan(convolutions=convolutions))
         self._choose = program.compile(choose)

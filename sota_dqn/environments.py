@@ -274,8 +274,8 @@ class Environments:
             self.vector.close()
 
     def _workers(self):
-        """Returns the worker processes, of which only Gymnasium's `AsyncVectorEnv` tells."""
-        return getattr(self.vector, "processes", [])
+        """Returns the worker processes."""
+        return self.vector.processes if isinstance(self.vector, AsyncVectorEnv) else []
 
     def _terminate(self):
         """Stops all worker processes, whatever they are doing."""
@@ -301,15 +301,16 @@ class Environments:
         try:
             return method(*arguments, **keywords)
         except (EOFError, ConnectionError) as error:
-            workers = self._workers()
-            ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=1.0)
-            dead = {i: worker.exitcode for i, worker in enumerate(workers) if worker.sentinel in ended}
-            if not dead:  # it is the environment's own error
+            # Gymnasium forgets the pipe of a worker whose environment has raised: such an error is passed on.
+            workers = {i: w for i, w in enumerate(self._workers()) if self.vector.parent_pipes[i] is not None}
+            ended = multiprocessing.connection.wait([w.sentinel for w in workers.values()], timeout=1.0)
+            dead = [i for i, worker in workers.items() if worker.sentinel in ended]
+            if not dead:
                 raise
             self._terminate()
             raise RuntimeError(
                 f"The worker process of environment {', '.join(map(str, dead))} died (exit code "
-                f"{', '.join(map(str, dead.values()))}). What was learned up to the step before is intact."
+                f"{', '.join(str(workers[i].exitcode) for i in dead)}). What was learned up to then is intact."
             ) from error
 
 

@@ -156,7 +156,7 @@ class Prioritized:
             if not isinstance(value, numbers.Real):
                 raise TypeError(f"Argument `{name}` must be a number. Received: {name}={value!r}")
         for name, value in (("alpha", alpha), ("beta", beta)):
-            if isinstance(value, numbers.Real) and not 0 <= value <= 1:
+            if isinstance(value, numbers.Real) and not 0 <= float(value) <= 1:
                 raise ValueError(f"Argument `{name}` must be between 0 and 1. Received: {name}={value}")
         if not epsilon > 0:
             raise ValueError(f"Argument `epsilon` must be above 0. Received: epsilon={epsilon}")

@@ -6,7 +6,7 @@ import numpy as np
 from sota_dqn import backend, checkpoint
 from sota_dqn.environments import describe_space
 
-__all__ = ["arguments_of", "restore", "save"]
+__all__ = ["arguments_of", "load_model", "restore", "save"]
 
 
 def save(trainer, path, *, replay):
@@ -22,6 +22,7 @@ def save(trainer, path, *, replay):
         "episodes": trainer.episodes,
         **_spaces(trainer),
         "replay": replay,
+        "huber_delta": _huber_delta(trainer.model.loss),
         "arguments": {name: checkpoint.encode(value, name) for name, value in arguments.items() if name != "model"},
     }
     state = {
@@ -44,6 +45,14 @@ def arguments_of(found, given):
         name: given[name] if name in given else checkpoint.decode(value, name)
         for name, value in found.config["arguments"].items()
     }
+
+
+def load_model(found, custom_objects):
+    """Returns the model of the checkpoint `found`, with the loss that it was trained with."""
+    model = checkpoint.load_model(found.model_path, custom_objects)
+    if found.config["huber_delta"] is not None:
+        model.loss = keras.losses.Huber(found.config["huber_delta"])
+    return model
 
 
 def restore(trainer, found):
@@ -82,6 +91,11 @@ def restore(trainer, found):
         trainer.origin = (max(trainer.steps + trainer.learning_starts, trainer.origin[0]), trainer.updates)
     frames = np.array(found.array("actor_frames")) if "actor_frames" in found else None
     return trainer.actor.restore(state["actor"], np.array(found.array("actor_observation")), frames)
+
+
+def _huber_delta(loss):
+    """Returns the delta of Keras's Huber loss, which a `.keras` file does not keep; None for any other loss."""
+    return loss._fn_kwargs["delta"] if type(loss) is keras.losses.Huber else None
 
 
 def _spaces(trainer):

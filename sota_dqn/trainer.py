@@ -232,7 +232,7 @@ class Trainer(abc.ABC):
             if name not in known or name == "model":
                 raise TypeError(f"{cls.__name__}.load() got an unexpected argument `{name}`.")
         arguments = snapshot.arguments_of(found, given)
-        model = checkpoint.load_model(found.model_path, custom_objects)
+        model = snapshot.load_model(found, custom_objects)
         trainer = cls(arguments.pop("env"), model, **arguments)
         try:
             restored = snapshot.restore(trainer, found)

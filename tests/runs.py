@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sota_dqn import DQNTrainer, Replay, callbacks
+from sota_dqn import DQNTrainer, Replay, callbacks, samplers
 
 CLOCK = ("steps_per_second", "updates_per_second")  # what two equal runs may differ in
 
@@ -25,7 +25,7 @@ def make(env="CartPole-v1", model=None, **settings):
         "learning_starts": 40,
         "report_every": 60,
         "updates_per_call": 4,
-        "replay": Replay(160),
+        "replay": Replay(160, sampler=samplers.Prioritized()),
         **settings,
     }
     return DQNTrainer(env, network(4, 2) if model is None else model, **settings)

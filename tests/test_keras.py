@@ -9,7 +9,8 @@ import pytest
 from keras import ops
 from learners import CAPACITY, linear_model, make_learner, one_row, random_rows
 
-from sota_dqn import DQNTrainer, Replay, callbacks, layers, losses
+from sota_dqn import DQNTrainer, Replay, callbacks, layers, losses, policies
+from sota_dqn.actor import Choice
 
 LOG_NAMES = {
     "episode_return", "episode_length", "episodes", "steps", "updates", "loss", "q", "td_error", "epsilon",
@@ -115,6 +116,13 @@ def test_mixed_precision(policy):
     np.testing.assert_allclose(model.get_weights()[0], [[moved, 2 - 0.1 * 0.01 * 2 * 2]], rtol=0.01)
 
 
+def test_policies_act_on_half_precision(random):
+    model = sequential(dense(kernel=KERNEL, dtype="mixed_bfloat16"))
+    choice = Choice(model, policies.Boltzmann(0.5), random=random, convolutions=False, stacked=False)
+    actions = ops.convert_to_numpy(choice(np.ones((2000, 1), "float32"), 0))
+    assert actions.mean() == pytest.approx(1 / (1 + np.exp(-3)), abs=0.02)
+
+
 @keras.saving.register_keras_serializable(package="tests")
 class Subclassed(keras.Model):
     def __init__(self, **arguments):
@@ -172,7 +180,6 @@ def absolute(y_true, y_pred):
         (keras.losses.Huber(delta=2.0), [2 * (3 - 1), 0.125]),
         (keras.losses.MeanAbsoluteError, [3, 0.5]),
         (absolute, [3, 0.5]),
-        (None, [2.5, 0.125]),  # the default: Huber
     ],
 )
 def test_optimizer_and_loss_of_a_compiled_model_are_used(loss, expected):
@@ -190,6 +197,11 @@ def test_model_that_is_not_compiled_is_compiled():
     trainer = small_trainer(model)
     assert model.compiled and trainer.learner.optimizer is model.optimizer
     assert isinstance(model.optimizer, keras.optimizers.Adam)
+    without_loss = sequential(dense())
+    without_loss.compile(optimizer="sgd")
+    errors = np.float32([3.0, 1.0]), np.float32([0.0, 0.5])
+    found = small_trainer(without_loss).learner.loss(*errors)
+    np.testing.assert_array_equal(found, trainer.learner.loss(*errors))  # the same default
 
 
 def small_trainer(model):

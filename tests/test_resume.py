@@ -39,8 +39,15 @@ def noisy_network():
     return model
 
 
+def own_loss_network():
+    model = network(4, 2)
+    model.compile(optimizer=keras.optimizers.RMSprop(1e-2), loss=keras.losses.Huber(delta=0.3))
+    return model
+
+
 SCENARIOS = {
     "cartpole": dict(),
+    "a loss of one's own": dict(model=own_loss_network),
     "uniform, copied target, softmax": dict(
         num_envs=7,
         updates_per_step=0.3,

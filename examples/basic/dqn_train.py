@@ -3,7 +3,7 @@ learned.
 
 # CartPole-v1, well under a minute on two CPU cores
 python examples/basic/dqn_train.py
-python examples/basic/dqn_train.py --env Acrobot-v1 --steps 100000
+python examples/basic/dqn_train.py --env MountainCar-v0 --steps 300000
 """
 
 import argparse
@@ -27,7 +27,7 @@ def build_model(env_id):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="CartPole-v1", help="environment id (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=30_000, help="environment steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=30_000, help="environment steps, at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/ENV)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
@@ -46,7 +46,13 @@ def main():
         trainer = DQNTrainer(options.env, model, seed=options.seed)
 
     every = min(2_000, options.steps)
-    evaluation = callbacks.Evaluation(evaluate_every=every, episodes=10, best_model=run / "best.keras")
+    evaluation = callbacks.Evaluation(
+        every,
+        episodes=10,
+        best_model=run / "best.keras",
+        stop_at=gymnasium.spec(options.env).reward_threshold,  # solved: three times in a row at the threshold
+        consecutive=3,
+    )
     curve = callbacks.LearningCurve(run / "learning-curve.png")
     try:
         trainer.train(options.steps, callbacks=[evaluation, curve, callbacks.Checkpoint(run)])
@@ -54,12 +60,11 @@ def main():
         print(f"\nStopped after {trainer.steps:,} steps. To go on: python {__file__} --run {run} --resume")
         return
 
-    result = trainer.evaluate(episodes=20)
-    print(
-        f"After {trainer.steps:,} steps: {result['return_mean']:.1f} +- {result['return_std']:.1f} "
-        f"({result['protocol']})"
-    )
-    DQNInference(run / "best.keras", env=options.env).record(run / "trained.gif", every=2, scale=0.5)
+    best = DQNInference(run / "best.keras", env=options.env)
+    result = best.evaluate(episodes=20)
+    score = f"{result['return_mean']:.1f} +- {result['return_std']:.1f}"
+    print(f"{trainer.steps:,} steps in all. The best model scores {score} ({result['protocol']}).")
+    best.record(run / "trained.gif", every=2, scale=0.5)
     print(f"Everything is in {run}: the films, learning-curve.png, model.png, best.keras and a checkpoint.")
     print(f"Next: python examples/basic/dqn_inference.py {run}")
 
