@@ -255,10 +255,9 @@ class Environments:
             ended = np.asarray(outcome[2]) | np.asarray(outcome[3])
             if (ended & playing).any():
                 return None, rewards
-            waiting = ended & ~playing
-            if waiting.any():
-                self.episodes -= waiting
-                self._reset(waiting)
+            if ended.any():  # waiting for its turn
+                self.episodes -= ended
+                self._reset(ended)
         late = (begin == longest) if longest else np.zeros(self.num_envs, bool)  # no step made since their reset
         if late.any():
             self.episodes -= late
