@@ -5,7 +5,7 @@ import numpy as np
 import probes
 import pytest
 
-from sota_dqn import DQNTrainer, Replay, policies, samplers, schedules
+from sota_dqn import DQNTrainer, Replay, callbacks, policies, samplers, schedules
 from sota_dqn.returns import Bounds
 
 DISCOUNT = 0.8
@@ -99,8 +99,11 @@ def test_probe_is_learned(env, expected, changes):
 
 
 @pytest.mark.slow
-def test_cartpole_is_learned_with_the_defaults():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(64, activation="relu"), keras.layers.Dense(2)])
-    trainer = DQNTrainer("CartPole-v1", model)
-    trainer.train(steps=30_000, verbose=0)
-    assert trainer.evaluate(20)["return_mean"] > 300
+def test_cartpole_is_solved_with_the_defaults():
+    inside = []
+    for _ in range(2):
+        inside += [keras.layers.Dense(128), keras.layers.LayerNormalization(), keras.layers.Activation("relu")]
+    trainer = DQNTrainer("CartPole-v1", keras.Sequential([keras.Input((4,)), *inside, keras.layers.Dense(2)]))
+    solved = callbacks.Evaluation(2_000, stop_at=475)
+    trainer.train(steps=30_000, verbose=0, callbacks=[solved])
+    assert solved.best >= 475
