@@ -1,9 +1,9 @@
 import re
 
-import keras
 import numpy as np
 import pytest
 from keras import ops
+from transforms import evaluated
 
 from sota_dqn import Replay, backend, samplers
 from sota_dqn.types import Steps
@@ -33,10 +33,10 @@ def random_steps(random, size, shape=(2,)):
     )
 
 
-def drawn(replay, size=64):
-    """Returns the places that can be drawn."""
-    rows = replay.sample(np.full(size, 0.5, "float32"), 0.0).rows
-    return sorted(set(ops.convert_to_numpy(rows).tolist()))
+def compiled_draw(replay, size=64):
+    """Returns a function that returns the places that can be drawn."""
+    sample = backend.Program(replay.variables, [], PLAN).compile(lambda uniform: replay.sample(uniform, 0.0).rows)
+    return lambda: sorted(set(ops.convert_to_numpy(sample(np.full(size, 0.5, "float32"))).tolist()))
 
 
 def values(replay):
@@ -45,12 +45,12 @@ def values(replay):
 
 def test_a_row_is_drawn_when_its_window_is_complete(random):
     replay = build(num_streams=1, capacity=6, after=2)
-    add = compiled_add(replay)
+    add, draw = compiled_add(replay), compiled_draw(replay)
     steps = random_steps(random, 1)._replace(valid=np.ones(1, "uint8"))
     can_be_drawn = []
     for time in range(9):
         add(np.array([time % 6], "int32"), steps, np.array([time + 1], "int32"))
-        can_be_drawn.append(drawn(replay) if time >= 2 else None)
+        can_be_drawn.append(draw() if time >= 2 else None)
     assert can_be_drawn[2:6] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
     assert can_be_drawn[6:] == [[1, 2, 3, 4], [2, 3, 4, 5], [0, 3, 4, 5]]  # the oldest is overwritten
 
@@ -60,14 +60,14 @@ def test_what_pads_a_chunk_is_never_drawn(random):
     steps = random_steps(random, 6)._replace(valid=np.ones(6, "uint8"))
     rows = replay.storage.places(np.zeros(6, int), np.array([0, 1, 2, -1, -1, -1]))
     compiled_add(replay)(rows, steps, np.array([3, 0], "int32"))
-    assert drawn(replay) == [0, 1]
+    assert compiled_draw(replay)() == [0, 1]
 
 
 @pytest.mark.parametrize("sampler", [samplers.Uniform, samplers.Prioritized])
 def test_a_chunk_equals_row_by_row(random, sampler):
     settings = {"after": 3, "before": 1, "chunk": 6, "return_to_go": True, "capacity": 26}
     together, single = (build(Replay(26, sampler=sampler()), **{**settings}) for _ in range(2))
-    add_together, add_single = compiled_add(together), compiled_add(single)
+    add_together, add_single, draw = compiled_add(together), compiled_add(single), compiled_draw(together)
     count = np.zeros(2, "int64")
     for _ in range(8):
         size = int(random.integers(1, 7))
@@ -86,7 +86,7 @@ def test_a_chunk_equals_row_by_row(random, sampler):
                 value, expected = value[:-1], expected[:-1]
             np.testing.assert_array_equal(value, expected, err_msg=variable.path)
         if max(count) > 4:
-            assert together.storage.bin not in drawn(together)
+            assert together.storage.bin not in draw()
 
 
 def test_windows_by_hand():
@@ -98,25 +98,31 @@ def test_windows_by_hand():
         np.array([0, 0, 0, 0, 0, 0, 1, 0], "uint8"),
         np.ones(8, "uint8"),
     )
+    add = compiled_add(replay)
     for part in (slice(0, 4), slice(4, 8)):
         rows = replay.storage.places(np.zeros(4, int), np.arange(8)[part])
-        replay.add(rows, Steps(*(field[part] for field in steps)), np.array([part.stop], "int32"))
-    sample = replay.sample(np.full(4, 0.5, "float32"), 0.0, past=2)  # times 2 ... 5, at places 2 ... 5
-    sample = keras.tree.map_structure(lambda x: None if x is None else ops.convert_to_numpy(x), sample)
-    np.testing.assert_array_equal(sample.rows, [2, 3, 4, 5])
+        add(rows, Steps(*(field[part] for field in steps)), np.array([part.stop], "int32"))
+
+    def sample(uniform, distances):
+        sample = replay.sample(uniform, 0.0, past=2)
+        return sample, replay.observe(sample.rows), replay.observe(sample.rows, distances)
+
+    arguments = np.full(4, 0.5, "float32"), np.array([1, 0, -1, 2], "int32")
+    sample, observation, around = evaluated(sample, *arguments, variables=replay.variables)
+    np.testing.assert_array_equal(sample.rows, [2, 3, 4, 5])  # times 2 ... 5, at places 2 ... 5
     np.testing.assert_array_equal(sample.window.action, [[2, 3, 4], [3, 4, 5], [4, 5, 6], [5, 6, 7]])
     np.testing.assert_array_equal(sample.window.terminated, [[0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0]])
     np.testing.assert_array_equal(sample.connected, [[0, 0], [0, 1], [1, 1], [1, 1]])
     np.testing.assert_array_equal(sample.past.reward[2:], [[20, 30], [30, 40]])
     assert sample.return_to_go is None
-    np.testing.assert_array_equal(replay.observe(sample.rows), [2, 3, 4, 5])
-    np.testing.assert_array_equal(replay.observe(sample.rows, np.array([1, 0, -1, 2], "int32")), [3, 3, 3, 7])
+    np.testing.assert_array_equal(observation, [2, 3, 4, 5])
+    np.testing.assert_array_equal(around, [3, 3, 3, 7])
 
 
 def test_no_past_is_read_where_none_is_asked_for(random):
     replay = build()
-    replay.add(np.arange(4, dtype="int32"), random_steps(random, 4), np.array([4, 0], "int32"))
-    sample = replay.sample(np.zeros(2, "float32"), 0.0)
+    compiled_add(replay)(np.arange(4, dtype="int32"), random_steps(random, 4), np.array([4, 0], "int32"))
+    sample = evaluated(lambda x: replay.sample(x, 0.0), np.zeros(2, "float32"), variables=replay.variables)
     assert sample.past is sample.connected is sample.return_to_go is None
 
 
@@ -126,11 +132,15 @@ def test_observations_are_stored_at_their_dtype(random, dtype):
     observation = random.integers(200, size=(5, 4, 4, 1)).astype(dtype)
     steps = random_steps(random, 5)._replace(observation=observation, valid=np.ones(5, "uint8"))
     compiled_add(replay)(np.arange(5, dtype="int32"), steps, np.array([5, 0], "int32"))
-    rows = replay.sample(np.full(4, 0.5, "float32"), 0.0).rows
-    for distance in (0, 1):
-        observed = ops.convert_to_numpy(replay.observe(rows, distance))
-        assert observed.dtype == dtype
-        np.testing.assert_array_equal(observed, observation[distance : 4 + distance])
+
+    def observe(uniform):
+        rows = replay.sample(uniform, 0.0).rows
+        return [replay.observe(rows, distance) for distance in (0, 1)]
+
+    observed = evaluated(observe, np.full(4, 0.5, "float32"), variables=replay.variables)
+    for distance, result in enumerate(observed):
+        assert result.dtype == dtype
+        np.testing.assert_array_equal(result, observation[distance : 4 + distance])
 
 
 def test_capacity_is_shared_by_the_streams():

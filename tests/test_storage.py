@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from keras import ops
+from transforms import evaluated
 
 from sota_dqn import backend
 from sota_dqn.storage import Storage, merge_frames
@@ -79,6 +80,10 @@ def test_variables():
     assert numpy(storage.return_to_go.value)[3] == -np.inf  # until its episode terminates
 
 
+def connected(storage, rows, length, **settings):
+    return evaluated(lambda rows: storage.connected(rows, length, **settings), rows, variables=storage.variables)
+
+
 def test_connected_by_hand():
     # A ring of 6 after 8 rows: times 2 ... 7 are stored, at places 2 3 4 5 0 1. Time 3 is a final observation, and a
     # life is lost at time 5.
@@ -89,18 +94,17 @@ def test_connected_by_hand():
     for part in (slice(0, 4), slice(4, 8)):
         steps = steps_of(times[part].astype("float32"), terminated=terminated[part], valid=valid[part])
         storage.write(places[part], steps, np.array([part.stop], "int32"))
-    rows = ops.convert_to_tensor(places[2:])
     stopped = [[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1]]
-    np.testing.assert_array_equal(numpy(storage.connected(rows, 3)), stopped)
+    np.testing.assert_array_equal(connected(storage, places[2:], 3), stopped)
     through = [[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]]
-    np.testing.assert_array_equal(numpy(storage.connected(rows, 3, through_terminations=True)), through)
+    np.testing.assert_array_equal(connected(storage, places[2:], 3, through_terminations=True), through)
 
 
 def test_connected_before_the_first_wrap():
     # Nothing lies before the first row, whatever a place that was never written holds.
     storage = make(1, 6)
     storage.write(np.array([0, 1], "int32"), steps_of([1.0, 2.0]), np.array([2], "int32"))
-    np.testing.assert_array_equal(numpy(storage.connected(np.array([0, 1], "int32"), 2)), [[0, 0], [0, 1]])
+    np.testing.assert_array_equal(connected(storage, np.array([0, 1], "int32"), 2), [[0, 0], [0, 1]])
 
 
 @pytest.mark.parametrize("padding", ["reset", "zero"])
@@ -110,7 +114,7 @@ def test_stacks_by_hand(padding, dtype):
     observation = np.array([1, 2, 3, 4, 5, 6], dtype)
     steps = steps_of(observation, valid=[1, 1, 0, 1, 1, 1])  # 3 is a final observation, 4 begins an episode
     storage.write(np.arange(6, dtype="int32"), steps, np.array([6], "int32"))
-    stacks = numpy(storage.observe(np.arange(6, dtype="int32")))
+    stacks = evaluated(storage.observe, np.arange(6, dtype="int32"), variables=storage.variables)
     assert stacks.dtype == dtype
     reset = [[1, 1, 1, 1], [1, 1, 1, 2], [1, 1, 2, 3], [4, 4, 4, 4], [4, 4, 4, 5], [4, 4, 5, 6]]
     zero = [[0, 0, 0, 1], [0, 0, 1, 2], [0, 1, 2, 3], [0, 0, 0, 4], [0, 0, 4, 5], [0, 4, 5, 6]]

@@ -12,6 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation
 from keras import ops
 from logged_run import DISCOUNT, NUM_ENVS, Run, make_learner
+from transforms import evaluated
 
 from sota_dqn import DQNTrainer, Replay, returns, samplers
 from sota_dqn.environments import episode_seed
@@ -264,15 +265,19 @@ def test_a_lost_life_ends_returns_and_not_the_game():
     steps = Steps(np.arange(6, dtype="float32"), np.arange(6, dtype="int32"), reward, terminated, np.ones(6, "uint8"))
     learner.add(replay.storage.places(np.zeros(6, int), np.arange(6)), steps, np.array([6], "int32"))
 
-    drawn = replay.sample(np.full(4, 0.5, "float32"), 0.0, past=2)
-    np.testing.assert_array_equal(drawn.rows, [0, 1, 2, 3])  # the others' windows are not complete
-    total, discount, length = returns.n_step(drawn.window, 2, 0.5)
+    def sample(uniform):
+        drawn = replay.sample(uniform, 0.0, past=2)
+        later = replay.observe(drawn.rows, 2)
+        return drawn.rows, returns.n_step(drawn.window, 2, 0.5), drawn.connected, replay.observe(drawn.rows), later
+
+    uniform = np.full(4, 0.5, "float32")
+    rows, (total, discount, length), connected, stacks, later = evaluated(sample, uniform, variables=replay.variables)
+    np.testing.assert_array_equal(rows, [0, 1, 2, 3])  # the others' windows are not complete
     np.testing.assert_array_equal(total, [2, 4, 4, 16])
     np.testing.assert_array_equal(discount, [0.25, 0, 0, 0.25])
     np.testing.assert_array_equal(length, [2, 2, 1, 2])
     # The bounds see no past beyond the lost life.
-    np.testing.assert_array_equal(drawn.connected, [[0, 0], [0, 1], [1, 1], [0, 0]])
+    np.testing.assert_array_equal(connected, [[0, 0], [0, 1], [1, 1], [0, 0]])
     # The stacks run through it.
-    stacks = [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
-    np.testing.assert_array_equal(replay.observe(drawn.rows), stacks)
-    np.testing.assert_array_equal(replay.observe(drawn.rows, 2)[3], [3, 4, 5])
+    np.testing.assert_array_equal(stacks, [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]])
+    np.testing.assert_array_equal(later[3], [3, 4, 5])

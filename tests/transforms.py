@@ -5,6 +5,8 @@ import functools
 import keras
 from keras import ops
 
+from sota_dqn import backend
+
 
 @functools.cache
 def compiled(function):
@@ -33,3 +35,13 @@ def gradient(function, x):
             total = ops.sum(function(x))
         result = tape.gradient(total, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return ops.convert_to_numpy(result)
+
+
+def evaluated(function, *arguments, variables=()):
+    """Returns `function(*arguments)`, compiled into one program that may assign `variables`: NumPy arrays.
+
+    On JAX that is much quicker than one small program for each operation.
+    """
+    program = backend.Program([], variables, backend.Plan(xla=False, fused=True, threads=False))
+    outputs = program.compile(function)(*arguments)
+    return keras.tree.map_structure(lambda x: None if x is None else ops.convert_to_numpy(x), outputs)
