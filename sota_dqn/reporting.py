@@ -23,6 +23,7 @@ class Epoch:
 
     def __init__(self, metrics):
         self.metrics = metrics
+        self._until: int | None = None  # the total of steps at which the epoch ends
         self._clear()
 
     def begin(self, steps, updates, length):
