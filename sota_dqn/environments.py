@@ -59,7 +59,8 @@ def make_factory(env):
     if is_vector(env):
         return None
     if isinstance(env, gymnasium.Env):
-        return functools.partial(gymnasium.make, env.spec, disable_env_checker=True) if _has_recipe(env) else None
+        spec = _recipe(env)
+        return spec and functools.partial(gymnasium.make, spec, disable_env_checker=True)
     if callable(env):
         return functools.partial(_call, env)
     raise TypeError(
@@ -376,12 +377,11 @@ def _call(function, render_mode=None):
     return function(render_mode=render_mode)
 
 
-def _has_recipe(env):
-    """Returns whether `env` can be built again from its spec, its wrappers included."""
+def _recipe(env):
+    """Returns the spec from which `env` can be built again, its wrappers included, or None."""
     spec = env.spec
-    if spec is None:
-        return False
-    return all(wrapper.kwargs is not None for wrapper in spec.additional_wrappers)
+    known = spec is not None and all(wrapper.kwargs is not None for wrapper in spec.additional_wrappers)
+    return spec if known else None
 
 
 def _make_async(factory, num_envs):
