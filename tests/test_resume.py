@@ -46,8 +46,7 @@ def own_loss_network():
 
 
 SCENARIOS = {
-    "cartpole": dict(),
-    "a loss of one's own": dict(model=own_loss_network),
+    "cartpole, a loss of one's own": dict(model=own_loss_network),
     "uniform, copied target, softmax": dict(
         num_envs=7,
         updates_per_step=0.3,
@@ -179,7 +178,7 @@ def test_a_preprocessing_and_an_environment_of_ones_own_are_given_again(tmp_path
     def make_env(render_mode=None):
         return gymnasium.make("CartPole-v1", render_mode=render_mode)
 
-    never_stopped = make(make_env, preprocess=[double])
+    never_stopped = make(make_env, preprocess=[double], learning_starts=1000)
     never_stopped.train(120, verbose=0)
     never_stopped.save(tmp_path)
     never_stopped.train(120, verbose=0)
