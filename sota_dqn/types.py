@@ -6,6 +6,7 @@ or tensors of whichever side is speaking: NumPy on the host, the backend's tenso
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -41,6 +42,16 @@ class NextState(NamedTuple):
     values: Any  # [B, A] the model's action values
     target_values: Any  # [B, A] the target model's action values
     step: Any  # [] float32, environment steps made so far, for schedules
+
+
+class Compiled(NamedTuple):
+    """A compiled function, and how often it has been compiled so far."""
+
+    call: Callable
+    compilations: Callable[[], int]
+
+    def __call__(self, *arguments):
+        return self.call(*arguments)
 
 
 def recorded(factory):

@@ -26,7 +26,7 @@ FLOORS = [
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 # (importer, imported) on one floor.
-SIDEWAYS = {("actor_pool", "actor"), ("snapshot", "checkpoint")}
+SIDEWAYS = {("actor_pool", "actor"), ("backend", "types"), ("snapshot", "checkpoint")}
 
 # Who may import what not everyone may.
 IMPORTERS = {

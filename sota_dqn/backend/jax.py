@@ -1,24 +1,14 @@
 """JAX: variable values threaded through `keras.StatelessScope`, which make stateful Keras code a pure function."""
 
 import contextlib
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import keras
 
+from sota_dqn.types import Compiled
+
 AllocationError = jax.errors.JaxRuntimeError  # what a variable that does not fit into the memory raises
-
-
-class Compiled(NamedTuple):
-    """A compiled function, and how often it has been compiled so far."""
-
-    call: Callable
-    compilations: Callable[[], int]
-
-    def __call__(self, *arguments):
-        return self.call(*arguments)
 
 
 class Program:

@@ -1,22 +1,12 @@
 """TensorFlow: stateful Keras code inside `tf.function`, which XLA compiles where the plan says so."""
 
 import contextlib
-from collections.abc import Callable
-from typing import NamedTuple
 
 import tensorflow as tf
 
+from sota_dqn.types import Compiled
+
 AllocationError = tf.errors.ResourceExhaustedError  # what a variable that does not fit into the memory raises
-
-
-class Compiled(NamedTuple):
-    """A compiled function, and how often it has been compiled so far."""
-
-    call: Callable
-    compilations: Callable[[], int]
-
-    def __call__(self, *arguments):
-        return self.call(*arguments)
 
 
 class Program:
