@@ -27,7 +27,7 @@ import keras
 import sota_dqn
 
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
-trainer = sota_dqn.DQNTrainer("CartPole-v1", model, num_envs=2, learning_starts=32, seed=0)
+trainer = sota_dqn.DQNTrainer("CartPole-v1", model, num_envs=2, learning_starts=64, seed=0)
 trainer.train(steps=128)
 assert trainer.updates > 0
 """
