@@ -21,7 +21,8 @@ def test_basic_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys):
     run(monkeypatch, "basic/dqn_train.py", "--steps", "1200")
     directory = tmp_path / "runs" / "CartPole-v1"
     said = capsys.readouterr().out
-    assert f"Next: python examples/basic/dqn_inference.py {directory.relative_to(tmp_path)}" in said
+    best = directory.relative_to(tmp_path) / "best.keras"
+    assert f"Next: python examples/basic/dqn_inference.py {best} --env CartPole-v1" in said
     assert json.loads((directory / "config.json").read_text())["steps"] == 1200
     for picture in ("learning-curve.png", "model.png"):
         assert cv2.imread(str(directory / picture)) is not None

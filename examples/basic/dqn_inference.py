@@ -1,8 +1,8 @@
 """Loads a trained agent, evaluates it and films it, or plays in a window.
 
-python examples/basic/dqn_inference.py                                 # the checkpoint that dqn_train.py wrote
-python examples/basic/dqn_inference.py runs/CartPole-v1 --film trained.mp4
-python examples/basic/dqn_inference.py runs/CartPole-v1/best.keras --env CartPole-v1 --window
+python examples/basic/dqn_inference.py                                 # the best model of dqn_train.py's run
+python examples/basic/dqn_inference.py runs/CartPole-v1 --film last.mp4    # its checkpoint, where the training ended
+python examples/basic/dqn_inference.py runs/MountainCar-v0/best.keras --env MountainCar-v0 --window
 """
 
 import argparse
@@ -18,10 +18,10 @@ def main():
         "source",
         nargs="?",
         type=pathlib.Path,
-        default=pathlib.Path("runs/CartPole-v1"),
+        default=pathlib.Path("runs/CartPole-v1/best.keras"),
         help="a checkpoint's directory or a .keras file (default: %(default)s)",
     )
-    parser.add_argument("--env", help="environment id (default: the checkpoint's)")
+    parser.add_argument("--env", help="environment id (default: the checkpoint's, or CartPole-v1 for a file)")
     parser.add_argument("--episodes", type=int, default=20, help="to evaluate (default: %(default)s)")
     parser.add_argument(
         "--epsilon", type=float, default=0.0, help="probability of a random action (default: %(default)s)"
@@ -34,7 +34,8 @@ def main():
     options = parser.parse_args()
 
     try:
-        agent = DQNInference(options.source, env=options.env, epsilon=options.epsilon)
+        env = options.env or ("CartPole-v1" if options.source.suffix == ".keras" else None)
+        agent = DQNInference(options.source, env=env, epsilon=options.epsilon)
     except FileNotFoundError as error:
         sys.exit(f"{error} Train an agent first: python examples/basic/dqn_train.py")
     result = agent.evaluate(options.episodes, seed=options.seed)
@@ -46,7 +47,7 @@ def main():
     film = options.film or directory / "film.gif"
     score = agent.record(film, seed=options.seed, every=2, scale=0.5)
     print(f"{film} shows a score of {score:.0f}.")
-    print(f"Next: python examples/basic/dqn_inference.py {options.source} --window")
+    print(f"Next: python examples/basic/dqn_inference.py {options.source} --window" + (f" --env {env}" if env else ""))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main():
     print(f"{trainer.steps:,} steps in all. The best model scores {score} ({result['protocol']}).")
     best.record(run / "trained.gif", every=2, scale=0.5)
     print(f"Everything is in {run}: the films, learning-curve.png, model.png, best.keras and a checkpoint.")
-    print(f"Next: python examples/basic/dqn_inference.py {run}")
+    print(f"Next: python examples/basic/dqn_inference.py {run / 'best.keras'} --env {options.env}")
 
 
 if __name__ == "__main__":
