@@ -19,15 +19,15 @@ class SumTree:
     """Non-negative numbers on the device, drawn in proportion to their size.
 
     Each level is a matrix whose rows sum to the entries of the level above. Drawing gathers one row a level; writing
-    sums the touched rows anew, so nothing drifts. A wide tree has few levels: at 2^20 leaves four of width 32, where a
-    binary tree has twenty.
+    sums the touched rows anew, so nothing drifts. A wide tree has few levels: at 2^20 leaves seven of width 8 or less,
+    where a binary tree has twenty. On a CPU width 8 is twice as fast as 32, which sums up more than it saves.
 
     Args:
         size: Number of leaves, all zero at first.
         bits: Two to this power is the width of a row; the root's is as narrow as it can be.
     """
 
-    def __init__(self, size, *, bits=5):
+    def __init__(self, size, *, bits=3):
         self.size = size
         self.bits: list[int] = []  # of each level's width, leaves first
         self.levels: list[keras.Variable] = []

@@ -68,10 +68,13 @@ def test_the_shape_of_a_tree():
     tree = samplers.SumTree(5, bits=1)
     assert [tuple(level.shape) for level in tree.levels] == [(3, 2), (2, 2), (1, 2)]
     assert [tuple(level.shape) for level in samplers.SumTree(2**20).levels] == [
-        (2**15, 32),
-        (2**10, 32),
-        (32, 32),
-        (1, 32),
+        (131_072, 8),
+        (16_384, 8),
+        (2_048, 8),
+        (256, 8),
+        (32, 8),
+        (4, 8),
+        (1, 4),
     ]
     assert [tuple(level.shape) for level in samplers.SumTree(3).levels] == [(1, 4)]
 
