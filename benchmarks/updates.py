@@ -83,7 +83,7 @@ def updates_table(records, options):
             key = ours("update", backend, updates_per_call=updates_per_call, capacity=options.capacity)
             found = values(records, key)
             ratio = statistics.median(found) / base if base else None
-            name = f"sota_dqn, {backend}: prioritized, double, 3-step"
+            name = f"sota_dqn, {backend}: prioritized, double, 5-step"
             rows.append([name, updates_per_call, *spread(found), render_number(ratio)])
     return render_table(["agent", "updates per call", "updates/s, median", "least", "most", "ratio"], rows)
 

@@ -56,7 +56,7 @@ DEFAULTS = {
     "target": "double",
     "head": "linear",
     "replay": "uniform",
-    "n-step": "3",
+    "n-step": "5",
     "lower bound": "off",
     "normalization": "LayerNorm",
 }

@@ -184,7 +184,7 @@ def test_updates_table():
 
     table = updates.updates_table(records, argparse.Namespace(backend="jax", capacity=100, peers=True))
     assert "| stable-baselines3, torch: plain DQN | 1 | 20 | 10 | 30 | 1.0 |" in table
-    assert "| sota_dqn, jax: prioritized, double, 3-step | 32 | 200 | 100 | 300 | 10.0 |" in table
+    assert "| sota_dqn, jax: prioritized, double, 5-step | 32 | 200 | 100 | 300 | 10.0 |" in table
 
 
 def test_defaults_of_the_ablation_are_those_of_the_library():
