@@ -1,12 +1,26 @@
 """Deep Q-learning for Keras 3, on TensorFlow and on JAX."""
 
-from sota_dqn import backend, callbacks, layers, losses, plots, policies, returns, samplers, schedules, targets
+from sota_dqn import (
+    backend,
+    callbacks,
+    layers,
+    losses,
+    plots,
+    policies,
+    preprocessing,
+    returns,
+    samplers,
+    schedules,
+    targets,
+)
+from sota_dqn.atari import Atari
 from sota_dqn.dqn import DQNTrainer
 from sota_dqn.inference import DQNInference
 from sota_dqn.replay import Replay
 from sota_dqn.version import __version__
 
 __all__ = [
+    "Atari",
     "DQNInference",
     "DQNTrainer",
     "Replay",
@@ -16,6 +30,7 @@ __all__ = [
     "losses",
     "plots",
     "policies",
+    "preprocessing",
     "returns",
     "samplers",
     "schedules",

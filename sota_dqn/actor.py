@@ -84,13 +84,15 @@ class Actor:
         environments: An `Environments`.
         preprocess: A `Preprocessing`.
         discount: gamma, for the returns to go; None where they are not stored.
+        clip_rewards: Whether rewards are stored clipped to [-1, 1].
     """
 
-    def __init__(self, environments, preprocess, *, frames, discount):
+    def __init__(self, environments, preprocess, *, frames, discount, clip_rewards=False):
         self.environments = environments
         self.preprocess = preprocess
         self.frames = frames
         self.discount = discount
+        self.clip_rewards = clip_rewards
         num_envs = environments.num_envs
         self.observation = None  # [E, *O], stored with the action that comes next
         self.stacked = None  # [E, k, *O] or the same, what the model sees
@@ -156,7 +158,8 @@ class Actor:
         if self._rows + 2 * len(actions) > len(self._times):
             self.flush()
         every = np.arange(len(actions))
-        self._append(every, self.observation, actions, outcome.reward, outcome.terminated, outcome.valid)
+        learned = self._learned(outcome.reward)
+        self._append(every, self.observation, actions, learned, outcome.terminated, outcome.valid)
         self.returns += outcome.reward * outcome.valid
         self.lengths += outcome.valid
         episodes = self._end(outcome)
@@ -226,10 +229,14 @@ class Actor:
         self._check(np.zeros(len(observation)), self.observation, None, begun)
         self.stacked = self.frames(self.observation, begun)
 
+    def _learned(self, reward):
+        """Returns the rewards that are learned from."""
+        return np.clip(reward, -1.0, 1.0) if self.clip_rewards else reward
+
     def _resume(self, observation, rewards):
         """Takes note of episodes that go on."""
         self.observation = observation
-        self._rewards = rewards
+        self._rewards = [self._learned(np.array(gained)).tolist() for gained in rewards]
         for stream, gained in enumerate(rewards):
             self.lengths[stream] = len(gained)
             for reward in gained:
@@ -250,7 +257,7 @@ class Actor:
         """Takes note of the episodes that ended, and returns them."""
         if self.discount is not None:
             self._collect_returns(outcome)
-        ended = (outcome.terminated | outcome.truncated) & outcome.valid
+        ended = outcome.ended
         episodes = [Episode(int(e), float(self.returns[e]), int(self.lengths[e])) for e in np.flatnonzero(ended)]
         self.returns[ended] = 0.0
         self.lengths[ended] = 0
@@ -259,7 +266,7 @@ class Actor:
     def _collect_returns(self, outcome):
         """Computes the returns to go of the rows that a termination ends."""
         for stream in np.flatnonzero(outcome.valid):
-            self._rewards[stream].append(float(outcome.reward[stream]))
+            self._rewards[stream].append(float(self._learned(outcome.reward[stream])))
         for stream in np.flatnonzero(outcome.terminated & outcome.valid):
             returns = np.array(self._rewards[stream])
             for i in range(len(returns) - 2, -1, -1):

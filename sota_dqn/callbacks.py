@@ -42,6 +42,27 @@ class Callback(keras.callbacks.Callback):
         """
 
 
+def arrange(given, record, *, verbose):
+    """Returns callbacks in the order in which they are told: evaluations first, whose results the others then see.
+
+    Args:
+        given: The user's, a list.
+        record: What keeps the history.
+        verbose: Whether the progress is shown.
+
+    Raises:
+        ValueError: If one of them cannot work here.
+    """
+    if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in given):
+        raise ValueError(
+            "BackupAndRestore cannot resume a replay and its environments: use "
+            "sota_dqn.callbacks.Checkpoint(path), and DQNTrainer.load(path) to go on."
+        )
+    first = [callback for callback in given if isinstance(callback, Evaluation)]
+    rest = [callback for callback in given if not isinstance(callback, Evaluation)]
+    return [*first, record, *rest, *([Progress()] if verbose else [])]
+
+
 class Evaluation(Callback):
     """Evaluates at regular steps, keeps the best model, and ends the training when the task is solved.
 
@@ -52,18 +73,20 @@ class Evaluation(Callback):
         evaluate_every: Total environment steps. An evaluation takes place at the end of the epoch in which a multiple
             of it is passed.
         episodes: How many to play each time.
+        epsilon: The probability of a random action in them; 0 is the greedy policy.
         best_model: A path ending in `.keras` for the model of the best evaluation so far, None to keep none.
         stop_at: The mean return at which the task is solved, None to train on.
         consecutive: How many evaluations in a row must reach `stop_at`.
     """
 
-    def __init__(self, evaluate_every=2_000, *, episodes=20, best_model=None, stop_at=None, consecutive=1):
+    def __init__(self, evaluate_every=2_000, *, episodes=20, epsilon=0.0, best_model=None, stop_at=None, consecutive=1):
         super().__init__()
         for name, value in (("evaluate_every", evaluate_every), ("episodes", episodes), ("consecutive", consecutive)):
             _check_count(name, value)
         _check_suffix("best_model", best_model, ".keras", optional=True)
         self.evaluate_every = evaluate_every
         self.episodes = episodes
+        self.epsilon = epsilon
         self.best_model = best_model
         self.stop_at = stop_at
         self.consecutive = consecutive
@@ -87,7 +110,7 @@ class Evaluation(Callback):
     def on_epoch_end(self, epoch, logs=None):
         steps = self.trainer.steps
         if _passed(self._steps, steps, self.evaluate_every):
-            found = self.trainer.evaluate(episodes=self.episodes)
+            found = self.trainer.evaluate(episodes=self.episodes, epsilon=self.epsilon)
             value = float(found["return_mean"])
             self._known = {"eval_return": value, "eval_length": sum(found["lengths"]) / len(found["lengths"])}
             if value > self.best and self.best_model:

@@ -25,7 +25,18 @@ from sota_dqn.version import __version__
 __all__ = ["Checkpoint", "check_directory", "decode", "encode", "load_model", "save"]
 
 FORMAT = 1
-MODULES = ("layers", "losses", "policies", "replay", "returns", "samplers", "schedules", "targets")
+MODULES = (
+    "atari",
+    "layers",
+    "losses",
+    "policies",
+    "preprocessing",
+    "replay",
+    "returns",
+    "samplers",
+    "schedules",
+    "targets",
+)
 DIRECTORY = re.compile(r"step-\d{9,}(-1)?")
 SLICE = 64 * 2**20  # bytes of a large array in host memory at a time
 

@@ -1,8 +1,12 @@
 """Checks of arguments that more than one part takes."""
 
+import difflib
+import importlib
+
+import gymnasium
 import numpy as np
 
-__all__ = ["check_positive"]
+__all__ = ["check_id", "check_positive"]
 
 
 def check_positive(**numbers):
@@ -12,3 +16,23 @@ def check_positive(**numbers):
             raise TypeError(f"Argument `{name}` must be an integer. Received: {name}={value!r}")
         if value is not None and value < 1:
             raise ValueError(f"Argument `{name}` must be at least 1. Received: {name}={value}")
+
+
+def check_id(env):
+    """Raises ValueError where the id is not registered, with the nearest ones, and ImportError where ale-py is missing.
+
+    Atari games are registered here: ale-py does so when it is imported.
+    """
+    if env.startswith("ALE/"):
+        try:
+            importlib.import_module("ale_py")
+        except ImportError as error:
+            raise ImportError(
+                f'Atari games need ale-py: install it by `pip install "sota_dqn[atari]"`. Received: env={env!r}'
+            ) from error
+    try:
+        gymnasium.spec(env)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        near = difflib.get_close_matches(env, gymnasium.registry, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"Unknown environment id.{hint} Received: env={env!r} ({error})") from error

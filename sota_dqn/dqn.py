@@ -22,16 +22,19 @@ class DQNTrainer(Trainer):
     squared error.
 
     Args:
-        env: An environment id, a callable that returns a `gymnasium.Env` (it takes `render_mode` when films are made),
-            a `gymnasium.Env` or a `gymnasium.vector.VectorEnv`.
+        env: An environment id, an `Atari` game, a callable that returns a `gymnasium.Env` (it takes `render_mode` when
+            films are made), a `gymnasium.Env` or a `gymnasium.vector.VectorEnv`.
         model: A Keras model. It is trained in place.
         num_envs: E, environments stepped side by side; None for 16, or for what a ready environment has.
-        vectorization_mode: `"sync"` steps the environments in this process, `"async"` each in a worker process of its
+        vectorization_mode: None steps Atari games in ale-py's native vector environment and everything else as `"sync"`
+            does, in this process; `"async"` each in a worker process of its
             own, `"vector_entry_point"` in the native vector environment that the id is registered with.
         eval_env: What to evaluate in, as `env`; None for one like `env`.
         preprocess: None, a callable on a batch of observations `[E, ...]`, or a list of them. What it returns is
-            stored.
+            stored. Atari games hand it the RGB screen, `[E, 210, 160, 3]`; without, they give grey-scale `[E, 84, 84]`.
         frame_stack: Frames that make one observation of the model, channels last, oldest first; None for no stack.
+        clip_rewards: Whether rewards are clipped to [-1, 1] for learning; returns that are logged are not. None does so
+            for Atari games.
         replay: A `Replay`; None for one of 100,000 rows.
         policy: A function `(values [E, A], uniform [E], step []) -> [E]`; None for epsilon-greedy, 1 to 0.05 in 20,000
             steps.
@@ -62,10 +65,11 @@ class DQNTrainer(Trainer):
         model,
         *,
         num_envs=None,
-        vectorization_mode="sync",
+        vectorization_mode=None,
         eval_env=None,
         preprocess=None,
         frame_stack=None,
+        clip_rewards=None,
         replay=None,
         policy=None,
         target=targets.double,
@@ -96,6 +100,7 @@ class DQNTrainer(Trainer):
             eval_env=eval_env,
             preprocess=preprocess,
             frame_stack=frame_stack,
+            clip_rewards=clip_rewards,
             replay=replay,
             policy=policy,
             batch_size=batch_size,

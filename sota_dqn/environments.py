@@ -1,6 +1,5 @@
 """Environments: built from whatever the user has, and stepped the same way whatever their autoreset mode."""
 
-import difflib
 import functools
 import inspect
 import multiprocessing.connection
@@ -10,21 +9,20 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from sota_dqn.checks import check_id
+from sota_dqn.spaces import check_spaces
 
 __all__ = [
     "Environments",
     "Outcome",
-    "check_spaces",
-    "describe_space",
     "episode_seed",
     "episode_seeds",
     "is_vector",
     "make_evaluation_factory",
     "make_factory",
     "make_vector",
-    "space_from",
 ]
 
 MODES = ("sync", "async", "vector_entry_point")
@@ -38,6 +36,7 @@ class Outcome(NamedTuple):
     terminated: Any  # [E] bool
     truncated: Any  # [E] bool
     valid: Any  # [E] bool, False where the environment ignored the action, to reset itself
+    ended: Any  # [E] bool, where the episode is over; after a lost life that terminates for learning, it is not
     begun: Any  # [E] bool, True where `observation` begins an episode
     final_observation: Any  # [E, ...] what the step led to, where `begun`; None where nothing was reset on the spot
 
@@ -54,8 +53,9 @@ def make_factory(env):
         TypeError: If `env` is none of these.
     """
     if isinstance(env, str):
-        _check_id(env)
-        return functools.partial(gymnasium.make, env, disable_env_checker=True)
+        check_id(env)
+        name = f"ale_py:{env}" if env.startswith("ALE/") else env  # a worker process has yet to import its games
+        return functools.partial(gymnasium.make, name, disable_env_checker=True)
     if is_vector(env):
         return None
     if isinstance(env, gymnasium.Env):
@@ -107,18 +107,26 @@ class _Lent(gymnasium.Wrapper):
         """Leaves the user's environment open."""
 
 
-def make_vector(env, *, num_envs=None, mode="sync"):
+def make_vector(env, *, num_envs=None, mode=None):
     """Returns a vector environment.
 
     Args:
-        env: As in `make_factory`.
+        env: As in `make_factory`. An object with a method `make_vector(num_envs)`, such as `Atari`, makes its own.
         num_envs: E; None for 16, or for what a ready environment has.
-        mode: `"sync"` steps in this process, `"async"` in a worker process for each environment, `"vector_entry_point"`
-            uses the vector environment that the id is registered with.
+        mode: None is `"sync"`, which steps in this process; `"async"` has a worker process for each environment,
+            `"vector_entry_point"` uses the vector environment that the id is registered with.
 
     Raises:
         ValueError: If the arguments do not fit together.
     """
+    if hasattr(env, "make_vector"):
+        if mode is not None:
+            raise ValueError(
+                f"This environment brings its own way of being stepped side by side: leave `vectorization_mode` out. "
+                f"Received: env={env!r}, vectorization_mode={mode!r}"
+            )
+        return env.make_vector(16 if num_envs is None else num_envs)
+    mode = "sync" if mode is None else mode
     if mode not in MODES:
         raise ValueError(f"Argument `vectorization_mode` must be one of {MODES}. Received: vectorization_mode={mode!r}")
     factory = make_factory(env)
@@ -197,7 +205,7 @@ class Environments:
         taken = actions + int(self.action_space.start)
         observation, reward, terminated, truncated, info = self._call(self.vector.step, taken)
         reward, terminated, truncated = np.array(reward, "float64"), np.array(terminated), np.array(truncated)
-        ended = terminated | truncated
+        ended = _ended(terminated, truncated, info)
         valid = np.ones(self.num_envs, bool)
         begun = ended.copy()
         final_observation = None
@@ -218,7 +226,9 @@ class Environments:
             if ended.any():
                 final_observation = np.array(observation)
                 observation = self._reset(ended)
-        return Outcome(np.array(observation), reward, terminated, truncated, valid, begun, final_observation)
+        return Outcome(
+            np.array(observation), reward, terminated, truncated, valid, ended & valid, begun, final_observation
+        )
 
     def state(self):
         """Returns what `restore` needs, as plain lists of numbers."""
@@ -253,7 +263,7 @@ class Environments:
             observation = np.array(outcome[0])
             for stream in np.flatnonzero(playing):
                 rewards[stream].append(float(outcome[1][stream]))
-            ended = np.asarray(outcome[2]) | np.asarray(outcome[3])
+            ended = _ended(*outcome[2:])
             if (ended & playing).any():
                 return None, rewards
             if ended.any():  # waiting for its turn
@@ -324,47 +334,15 @@ def episode_seeds(entropy, episodes):
     return [int(state >> 1) for state in np.random.SeedSequence(entropy).generate_state(episodes)]
 
 
-def describe_space(space):
-    """Returns an observation space as plain numbers and strings, as far as acting needs to know it."""
-    if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-    return {"type": "Box", "shape": list(space.shape), "dtype": space.dtype.name}
-
-
-def space_from(description):
-    """Returns the space that `describe_space` described, without its limits."""
-    if description["type"] == "Discrete":
-        return spaces.Discrete(description["n"], start=description["start"])
-    return spaces.Box(-np.inf, np.inf, tuple(description["shape"]), np.float32)
-
-
-def check_spaces(observation_space, action_space):
-    """Raises ValueError where a space is not supported."""
-    if not isinstance(action_space, spaces.Discrete):
-        raise ValueError(
-            f"Deep Q-learning needs a Discrete action space; {type(action_space).__name__} is not supported. "
-            f"Received: action_space={action_space}"
-        )
-    if not isinstance(observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary)):
-        raise ValueError(
-            f"Observation spaces may be Box, MultiBinary or Discrete; {type(observation_space).__name__} is not "
-            f"supported. Received: observation_space={observation_space}"
-        )
+def _ended(terminated, truncated, info):
+    """Returns where an episode is over, `[E]` bool; Atari's lost lives are terminations that end nothing."""
+    over = np.asarray(terminated) | np.asarray(truncated)
+    return over & ~info["life_lost"] if "life_lost" in info else over
 
 
 def is_vector(env):
     """Returns whether `env` steps several environments at once; EnvPool's objects do without being a `VectorEnv`."""
     return isinstance(env, VectorEnv) or (hasattr(env, "num_envs") and hasattr(env, "single_observation_space"))
-
-
-def _check_id(env):
-    """Raises ValueError where the id is not registered, with the nearest ones."""
-    try:
-        gymnasium.spec(env)
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        near = difflib.get_close_matches(env, gymnasium.registry, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"Unknown environment id.{hint} Received: env={env!r} ({error})") from error
 
 
 def _call(function, render_mode=None):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["play_episodes", "summarize"]
+__all__ = ["describe", "play_episodes", "summarize"]
 
 MOST_ENVIRONMENTS = 32  # stepped side by side; more episodes than that take turns
 
@@ -59,6 +59,17 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
     finally:
         for env in envs:
             env.close()
+
+
+def describe(policy, episodes, protocol):
+    """Returns the sentence that says how episodes were played.
+
+    Args:
+        policy: Such as "greedy".
+        episodes: How many.
+        protocol: What the environment says about itself, or None.
+    """
+    return "; ".join([f"{policy}, {episodes} whole episodes", *([protocol] if protocol else [])])
 
 
 def summarize(returns, lengths, seeds, *, protocol):

@@ -9,11 +9,13 @@ import numpy as np
 
 from sota_dqn import checkpoint, recorder
 from sota_dqn.actor import Choice, Frames
-from sota_dqn.environments import check_spaces, episode_seeds, make_evaluation_factory, space_from
-from sota_dqn.evaluation import play_episodes, summarize
+from sota_dqn.atari import native
+from sota_dqn.environments import episode_seeds, make_evaluation_factory
+from sota_dqn.evaluation import describe, play_episodes, summarize
 from sota_dqn.models import has_convolutions
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
+from sota_dqn.spaces import check_spaces, space_from
 
 __all__ = ["DQNInference"]
 
@@ -54,6 +56,8 @@ class DQNInference:
         self.epsilon = epsilon
         self.frame_stack = arguments.get("frame_stack") if frame_stack is None else frame_stack
         self._env = env if env is not None else arguments.get("eval_env") or arguments.get("env")
+        self._raw = preprocess is not None
+        self._native = arguments.get("vectorization_mode") is None
         self._space, self._start = self._spaces(config)
         self._preprocess = Preprocessing(preprocess, self._space)
         self._choose = Choice(
@@ -111,7 +115,8 @@ class DQNInference:
             raise ValueError(f"Argument `episodes` must be at least 1. Received: episodes={episodes}")
         seeds = episode_seeds([seed], episodes)
         returns, lengths = self._play(self._factory(), seeds)
-        return summarize(returns, lengths, seeds, protocol=f"epsilon {self.epsilon}, {episodes} whole episodes")
+        protocol = describe(f"epsilon {self.epsilon}", episodes, getattr(self._environment(), "protocol", None))
+        return summarize(returns, lengths, seeds, protocol=protocol)
 
     def play(self, *, episodes=1, seed=0):
         """Plays in a window, at the environment's own speed, one episode after the other.
@@ -163,8 +168,13 @@ class DQNInference:
         """Returns the function that makes environments to play in."""
         if self._env is None:
             raise ValueError("Argument `env` is needed to play: DQNInference(source, env=...). Received: env=None")
-        env = checkpoint.decode(self._env, "env")
+        env = self._environment()
         return make_evaluation_factory(env, env)
+
+    def _environment(self):
+        """Returns what to play in, as a user passes it."""
+        env = checkpoint.decode(self._env, "env")
+        return native(env, raw=self._raw) if self._native else env
 
     def _spaces(self, config):
         """Returns the observation space and the first action's number, as far as they can be known, and checks them."""

@@ -1,12 +1,17 @@
 """Preprocessing: callables on a batch of observations, `[E, ...]` to `[E, *O]`, on the host.
 
-What they return is what the replay stores and the model sees. To add one, write a function of a batch.
+What they return is what the replay stores and the model sees. To add one, write a function of a batch. Pictures stay
+uint8, a quarter of the memory of floats: scaling is the model's first layer, `keras.layers.Rescaling(1 / 255)`.
 """
 
+import cv2
 import numpy as np
 from gymnasium import spaces
 
-__all__ = ["Preprocessing", "one_hot"]
+from sota_dqn.checks import check_positive
+from sota_dqn.types import recorded
+
+__all__ = ["Preprocessing", "atari", "crop", "grayscale", "one_hot", "resize"]
 
 
 class Preprocessing:
@@ -72,3 +77,65 @@ def one_hot(space):
         return identity[np.asarray(observations) - int(space.start)]
 
     return encode
+
+
+def grayscale(frames):
+    """Returns the luminance of RGB frames, `0.299 R + 0.587 G + 0.114 B`: `[E, H, W, 3]` to `[E, H, W]` uint8."""
+    frames = _check_frames(frames, channels=3)
+    tall = frames.reshape(-1, *frames.shape[2:])  # the frames above each other: one call for all of them
+    return cv2.cvtColor(tall, cv2.COLOR_RGB2GRAY).reshape(frames.shape[:3])
+
+
+@recorded
+def resize(height, width):
+    """Returns a function that resizes frames by area, `[E, H, W]` or `[E, H, W, C]` uint8, to `height` by `width`."""
+    check_positive(height=height, width=width)
+
+    def resized(frames):
+        frames = _check_frames(frames)
+        out = np.empty((len(frames), height, width, *frames.shape[3:]), "uint8")
+        for frame, smaller in zip(frames, out, strict=True):
+            cv2.resize(frame, (width, height), dst=smaller, interpolation=cv2.INTER_AREA)
+        return out
+
+    return resized
+
+
+@recorded
+def crop(top=0, bottom=0, left=0, right=0):
+    """Returns a function that cuts so many pixels off each side of frames, `[E, H, W]` or `[E, H, W, C]`.
+
+    Raises:
+        ValueError: If a side is negative, or nothing would be left of a frame.
+    """
+    sides = {"top": top, "bottom": bottom, "left": left, "right": right}
+    for name, pixels in sides.items():
+        if not isinstance(pixels, int) or pixels < 0:
+            raise ValueError(f"Argument `{name}` must be an integer of at least 0. Received: {name}={pixels!r}")
+
+    def cropped(frames):
+        frames = _check_frames(frames)
+        height, width = frames.shape[1:3]
+        if top + bottom >= height or left + right >= width:
+            raise ValueError(f"Nothing is left of frames of {height} by {width} pixels. Received: {sides}")
+        return frames[:, top : height - bottom, left : width - right]
+
+    return cropped
+
+
+def atari(frames):
+    """Returns what DQN makes of the screen, after Mnih et al. 2015: grey-scale and 84 by 84 pixels.
+
+    `[E, 210, 160, 3]` to `[E, 84, 84]` uint8, bit for bit what ale-py makes of the same screen.
+    """
+    return resize(84, 84)(grayscale(frames))
+
+
+def _check_frames(frames, *, channels=None):
+    """Returns uint8 frames as an array that OpenCV can read."""
+    frames = np.ascontiguousarray(frames)
+    fits = frames.ndim == 4 and frames.shape[3] == channels if channels else frames.ndim in (3, 4)
+    if frames.dtype != np.uint8 or not fits:
+        wanted = f"[E, H, W, {channels}]" if channels else "[E, H, W] or [E, H, W, C]"
+        raise ValueError(f"Frames must be uint8 {wanted}. Received: {frames.dtype} {list(frames.shape)}")
+    return frames

@@ -32,6 +32,15 @@ class Replay:
         self.sampler = Uniform() if sampler is None else sampler
         self.storage: Any = None  # a `Storage`, after `build`
 
+    def check_unused(self, batch_size):
+        """Raises ValueError where these settings have been built already, or cannot hold a batch."""
+        if self.storage is not None:
+            raise ValueError("Argument `replay` already belongs to another trainer: make one for each.")
+        if self.capacity < batch_size:
+            raise ValueError(
+                f"Argument `capacity` must be at least the batch size, {batch_size}. Received: {self.capacity}"
+            )
+
     def build(
         self,
         num_streams,

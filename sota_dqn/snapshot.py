@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from sota_dqn import backend, checkpoint
-from sota_dqn.environments import describe_space
+from sota_dqn.spaces import describe_space
 
 __all__ = ["arguments_of", "load_model", "restore", "save"]
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from sota_dqn import backend, callbacks, checkpoint, snapshot
 from sota_dqn.actor import Actor, Choice, Frames
+from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive
 from sota_dqn.environments import Environments, episode_seeds, make_evaluation_factory, make_vector
-from sota_dqn.evaluation import play_episodes, summarize
+from sota_dqn.evaluation import describe, play_episodes, summarize
 from sota_dqn.models import check_model, has_convolutions
-from sota_dqn.policies import EpsilonGreedy, Greedy
+from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.replay import Replay
 from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record
@@ -42,6 +43,7 @@ class Trainer(abc.ABC):
         eval_env,
         preprocess,
         frame_stack,
+        clip_rewards,
         replay,
         policy,
         batch_size,
@@ -51,9 +53,8 @@ class Trainer(abc.ABC):
         report_every,
         seed,
     ):
-        check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size)
-        check_positive(updates_per_call=updates_per_call)
-        check_positive(learning_starts=learning_starts, report_every=report_every)
+        check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size, report_every=report_every)
+        check_positive(updates_per_call=updates_per_call, learning_starts=learning_starts)
         if not 0 < updates_per_step < math.inf:
             raise ValueError(
                 f"Argument `updates_per_step` must be above 0. Received: updates_per_step={updates_per_step}"
@@ -66,13 +67,17 @@ class Trainer(abc.ABC):
         self.report_every = report_every
         self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
         self.replay = Replay() if replay is None else replay
+        if vectorization_mode is None:
+            env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
         self._make_env = make_evaluation_factory(env, eval_env)
+        self._protocol = getattr(env if eval_env is None else eval_env, "protocol", None)
         environments = Environments(make_vector(env, num_envs=num_envs, mode=vectorization_mode), seed=seed)
         self.actor = Actor(
             environments,
             Preprocessing(preprocess, environments.observation_space),
             frames=Frames(frame_stack, "reset"),
             discount=None,
+            clip_rewards=isinstance(env, Atari) if clip_rewards is None else clip_rewards,
         )
         self.num_envs = environments.num_envs
         self.actor.start()
@@ -91,8 +96,10 @@ class Trainer(abc.ABC):
                 f"Argument `learning_starts` must be at least {ready} with {self.num_envs} environments and batches of "
                 f"{batch_size}. Received: learning_starts={learning_starts}"
             )
-        self.actor.connect(self.learner, self._choice(self.policy, "acting"), steps_per_chunk=self._steps_per_call())
-        self._greedy = self._choice(Greedy(), None)
+        self.actor.connect(
+            self.learner, self._choice(self.policy, self.random["acting"]), steps_per_chunk=self._steps_per_call()
+        )
+        self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))  # called with epsilon for the step
         self.steps = self.episodes = self.evaluations = 0
         self.history: dict[str, list[float]] = {}
         self.profile: dict[str, float] = {}
@@ -173,11 +180,12 @@ class Trainer(abc.ABC):
             raise KeyboardInterrupt(f"Training was interrupted after {self.steps:,} steps; train() goes on from there.")
         return next(c for c in listeners.callbacks if isinstance(c, keras.callbacks.History))
 
-    def evaluate(self, episodes=20, *, seed=None):
-        """Plays whole episodes with the greedy policy, in environments of their own.
+    def evaluate(self, episodes=20, *, epsilon=0.0, seed=None):
+        """Plays whole episodes, in environments of their own.
 
         Args:
             episodes: How many.
+            epsilon: The probability of a random action; 0 is the greedy policy.
             seed: From which the episodes' seeds are made; None takes the run's seed and the evaluation's number.
 
         Returns:
@@ -188,14 +196,20 @@ class Trainer(abc.ABC):
             self.evaluations += 1
         # Streams count from 0: no episode of training shares these seeds.
         seeds = episode_seeds([self.seed, 2**32 - 1, self.evaluations] if seed is None else [seed], episodes)
+        self._evaluated.random = np.random.default_rng(seeds)
         returns, lengths = play_episodes(
-            lambda observations: self._greedy(observations, self.steps),
+            lambda observations: self._evaluated(observations, epsilon),
             self._make_env,
             self.actor.preprocess,
             self._frames(),
             seeds=seeds,
         )
-        return summarize(returns, lengths, seeds, protocol=f"greedy, {episodes} whole episodes")
+        return summarize(
+            returns,
+            lengths,
+            seeds,
+            protocol=describe(f"epsilon {epsilon:g}" if epsilon else "greedy", episodes, self._protocol),
+        )
 
     def save(self, path, *, replay=True):
         """Writes a checkpoint: a directory that `load` and `DQNInference` read.
@@ -326,12 +340,12 @@ class Trainer(abc.ABC):
     def _steps_per_call(self):
         return max(1, math.ceil(self.updates_per_call / (self.num_envs * self.updates_per_step)))
 
-    def _choice(self, policy, random):
-        """Returns a compiled policy that draws from one of the run's generators, or from none, being greedy."""
+    def _choice(self, policy, random=None):
+        """Returns a compiled policy that draws from `random`."""
         return Choice(
             self.model,
             policy,
-            random=self.random[random] if random else np.random.default_rng(0),
+            random=random,
             convolutions=has_convolutions(self.model),
             stacked=self.frame_stack is not None,
         )
@@ -344,22 +358,13 @@ class Trainer(abc.ABC):
         return math.nan if epsilon is None else float(epsilon(self.steps))
 
     def _listeners(self, given, verbose, last_step, last_episode):
-        """Returns a `CallbackList`: evaluations first, whose results the others then see."""
-        given = keras.tree.flatten(given) if given else []
-        for callback in given:
-            if isinstance(callback, keras.callbacks.BackupAndRestore):
-                raise ValueError(
-                    "BackupAndRestore cannot resume a replay and its environments: use "
-                    "sota_dqn.callbacks.Checkpoint(path), and DQNTrainer.load(path) to go on."
-                )
+        """Returns the `CallbackList` of a call of `train`."""
+        arranged = callbacks.arrange(keras.tree.flatten(given) if given else [], Record(self.history), verbose=verbose)
+        for callback in arranged:
             if isinstance(callback, callbacks.Checkpoint):
                 checkpoint.check_directory(callback.path)
-        first = [c for c in given if isinstance(c, callbacks.Evaluation)]
-        rest = [c for c in given if not isinstance(c, callbacks.Evaluation)]
-        if verbose:
-            rest.append(callbacks.Progress())
         listeners = keras.callbacks.CallbackList(
-            [*first, Record(self.history), *rest],
+            arranged,
             add_history=True,
             model=self.model,
             steps=None if last_step == math.inf else last_step,
@@ -387,12 +392,8 @@ def _check_parts(replay, policy, batch_size, seed):
     """Raises ValueError or TypeError where one of these cannot be used."""
     if replay is not None and not isinstance(replay, Replay):
         raise TypeError(f"Argument `replay` must be a `Replay`. Received: replay={replay!r}")
-    if replay is not None and replay.storage is not None:
-        raise ValueError("Argument `replay` already belongs to another trainer: make one for each.")
-    if replay is not None and replay.capacity < batch_size:
-        raise ValueError(
-            f"Argument `capacity` must be at least the batch size, {batch_size}. Received: {replay.capacity}"
-        )
+    if replay is not None:
+        replay.check_unused(batch_size)
     if policy is not None and not callable(policy):
         raise TypeError(f"Argument `policy` must be a function of values. Received: policy={policy!r}")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:

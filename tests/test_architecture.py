@@ -16,8 +16,19 @@ MAX_LINES = 400
 
 FLOORS = [
     {"version", "types", "checks", "files", "backend"},
-    {"targets", "returns", "losses", "schedules", "graphs"},
-    {"layers", "policies", "preprocessing", "samplers", "storage", "environments", "models", "plots", "evaluation"},
+    {"targets", "returns", "losses", "schedules", "graphs", "spaces"},
+    {
+        "layers",
+        "policies",
+        "preprocessing",
+        "samplers",
+        "storage",
+        "atari",
+        "environments",
+        "models",
+        "plots",
+        "evaluation",
+    },
     {"replay", "learner", "actor", "actor_pool", "callbacks", "recorder", "reporting", "checkpoint", "snapshot"},
     {"trainer"},
     {"dqn", "inference"},

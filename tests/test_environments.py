@@ -11,6 +11,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from sota_dqn import DQNTrainer, Replay, environments
+from sota_dqn import spaces as supported
 from sota_dqn.environments import Environments, make_evaluation_factory, make_factory, make_vector
 
 
@@ -169,7 +170,7 @@ def test_actions_are_discrete(space):
     name = type(space).__name__
     message = rf"needs a Discrete action space; {name} is not supported. Received: action_space={re.escape(str(space))}"
     with pytest.raises(ValueError, match=message):
-        environments.check_spaces(BOX, space)
+        supported.check_spaces(BOX, space)
 
 
 @pytest.mark.parametrize(
@@ -178,22 +179,22 @@ def test_actions_are_discrete(space):
 def test_observations_that_are_not_supported(space):
     message = rf"Observation spaces may be Box, MultiBinary or Discrete; {type(space).__name__} is not supported. Rec"
     with pytest.raises(ValueError, match=message):
-        environments.check_spaces(space, spaces.Discrete(2))
+        supported.check_spaces(space, spaces.Discrete(2))
 
 
 @pytest.mark.parametrize("space", [BOX, spaces.Discrete(4), spaces.MultiBinary(3)])
 def test_observations_that_are_supported(space):
-    environments.check_spaces(space, spaces.Discrete(2, start=-1))
+    supported.check_spaces(space, spaces.Discrete(2, start=-1))
 
 
 def test_spaces_are_described():
-    described = environments.describe_space(spaces.Discrete(3, start=2))
+    described = supported.describe_space(spaces.Discrete(3, start=2))
     assert described == {"type": "Discrete", "n": 3, "start": 2}
-    assert environments.space_from(described) == spaces.Discrete(3, start=2)
-    described = environments.describe_space(spaces.Box(0, 255, (4, 4, 1), np.uint8))
+    assert supported.space_from(described) == spaces.Discrete(3, start=2)
+    described = supported.describe_space(spaces.Box(0, 255, (4, 4, 1), np.uint8))
     assert described == {"type": "Box", "shape": [4, 4, 1], "dtype": "uint8"}
-    assert environments.space_from(described).shape == (4, 4, 1)
-    assert environments.describe_space(spaces.MultiBinary(3))["shape"] == [3]
+    assert supported.space_from(described).shape == (4, 4, 1)
+    assert supported.describe_space(spaces.MultiBinary(3))["shape"] == [3]
 
 
 # Episodes and their seeds

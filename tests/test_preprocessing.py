@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from sota_dqn import preprocessing
 from sota_dqn.preprocessing import Preprocessing, one_hot
 
 BOX = spaces.Box(-1, 1, (2,))
@@ -92,3 +93,57 @@ def test_what_is_not_callable(functions):
         TypeError, match="Argument `preprocess` must be a callable on a batch of observations or a list"
     ):
         Preprocessing(functions, BOX)
+
+
+# Pictures
+
+
+def test_grayscale_by_hand():
+    frames = np.zeros((2, 1, 4, 3), "uint8")
+    frames[1, 0] = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
+    gray = preprocessing.grayscale(frames)
+    assert (gray.dtype, gray.shape) == ("uint8", (2, 1, 4))
+    np.testing.assert_array_equal(gray[:, 0], [[0, 0, 0, 0], [76, 150, 29, 255]])  # 255 times .299, .587, .114, 1
+
+
+def test_resize_by_hand():
+    frames = np.array([[[0, 4, 8, 8], [4, 8, 0, 8], [1, 1, 9, 9], [1, 1, 9, 9]]] * 3, "uint8")
+    small = preprocessing.resize(2, 2)(frames)
+    np.testing.assert_array_equal(small, [[[4, 6], [1, 9]]] * 3)  # means of four
+    assert preprocessing.resize(height=2, width=3)(np.zeros((1, 6, 6, 3), "uint8")).shape == (1, 2, 3, 3)
+
+
+def test_crop():
+    frames = np.arange(2 * 4 * 5, dtype="uint8").reshape(2, 4, 5)
+    np.testing.assert_array_equal(preprocessing.crop(top=1, left=2)(frames), frames[:, 1:, 2:])
+    np.testing.assert_array_equal(preprocessing.crop(bottom=1, right=2)(frames), frames[:, :3, :3])
+    np.testing.assert_array_equal(preprocessing.crop()(frames), frames)
+
+
+def test_atari_is_grayscale_then_resize(random):
+    screens = random.integers(0, 256, (3, 210, 160, 3), "uint8")
+    steps = preprocessing.resize(84, 84)(preprocessing.grayscale(screens))
+    np.testing.assert_array_equal(preprocessing.atari(screens), steps)
+    preprocess = Preprocessing([preprocessing.crop(top=30), preprocessing.atari], BOX)
+    assert preprocess(screens).shape == (3, 84, 84)
+
+
+@pytest.mark.parametrize(
+    ("function", "frames", "message"),
+    [
+        (preprocessing.grayscale, np.zeros((1, 4, 4), "uint8"), r"uint8 \[E, H, W, 3\]. Received: uint8 \[1, 4, 4\]"),
+        (preprocessing.grayscale, np.zeros((1, 4, 4, 3), "float32"), "Received: float32"),
+        (preprocessing.resize(2, 2), np.zeros((4, 4), "uint8"), r"\[E, H, W\] or \[E, H, W, C\]. Received: uint8"),
+        (preprocessing.crop(top=2, bottom=2), np.zeros((1, 4, 4), "uint8"), "Nothing is left of frames of 4 by 4"),
+    ],
+)
+def test_frames_that_do_not_fit(function, frames, message):
+    with pytest.raises(ValueError, match=message):
+        function(frames)
+
+
+def test_sizes_that_do_not_fit():
+    with pytest.raises(ValueError, match="`height` must be at least 1. Received: height=0"):
+        preprocessing.resize(0, 84)
+    with pytest.raises(ValueError, match="`left` must be an integer of at least 0. Received: left=-1"):
+        preprocessing.crop(left=-1)

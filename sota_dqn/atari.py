@@ -1,0 +1,260 @@
+"""Atari games through ale-py's native vector environment, where one C++ call steps all of them.
+
+The emulator gives single frames: stacks are built on the device, rewards are clipped where they are stored, and every
+episode is reset with a seed of its own. ale-py is imported only when a game is made.
+"""
+
+import importlib
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from sota_dqn.checks import check_id, check_positive
+from sota_dqn.types import recorded
+
+__all__ = ["Atari", "native"]
+
+GAME = "ale_py.env:AtariEnv"  # the entry point of the ids of games
+HEIGHT, WIDTH = 210, 160  # pixels of the screen
+FRAMES_PER_SECOND = 60
+SCREEN_SCALE = 3  # of the window that `play` opens
+
+
+@recorded
+class Atari:
+    """A game and the protocol by which it is played; calling it makes one environment, `make_vector` several.
+
+    The names of the arguments and what they mean are ale-py's; None keeps what the id is registered with: for
+    `ALE/...-v5` sticky actions of probability 0.25, 4 frames a step, the game's own actions and 108,000 frames at most.
+
+    Args:
+        id: Gymnasium's id, such as `"ALE/MsPacman-v5"`.
+        raw: Whether observations are the screen, `[210, 160, 3]` uint8 RGB; otherwise grey-scale `[84, 84]` uint8. None
+            is raw where preprocessing of your own follows.
+        img_height: Pixels of a grey-scale observation.
+        img_width: Likewise.
+        frameskip: Frames that an action lasts.
+        maxpool: Whether an observation is the brighter of the last two frames, pixel by pixel: sprites flicker.
+        noop_max: A game begins with so many actions at most, drawn evenly, that do nothing.
+        use_fire_reset: Whether a game begins with FIRE, where the game has it.
+        repeat_action_probability: How likely the action before is repeated instead (sticky actions).
+        full_action_space: Whether all 18 actions are there, not only those that do something.
+        life_loss: Whether a lost life is a termination for learning. The game goes on, and scores are those of whole
+            games.
+        max_num_frames_per_episode: Frames after which a game is cut off.
+        num_threads: Threads that step the games; 0 lets ale-py choose.
+
+    Raises:
+        ImportError: If ale-py is not installed.
+        ValueError: If there is no such game, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        id,
+        *,
+        raw=None,
+        img_height=84,
+        img_width=84,
+        frameskip=None,
+        maxpool=True,
+        noop_max=30,
+        use_fire_reset=True,
+        repeat_action_probability=None,
+        full_action_space=None,
+        life_loss=True,
+        max_num_frames_per_episode=None,
+        num_threads=0,
+    ):
+        check_positive(img_height=img_height, img_width=img_width, frameskip=frameskip)
+        check_positive(max_num_frames_per_episode=max_num_frames_per_episode)
+        if not (isinstance(noop_max, int) and noop_max >= 0):
+            raise ValueError(f"Argument `noop_max` must be an integer of at least 0. Received: noop_max={noop_max!r}")
+        if repeat_action_probability is not None and not 0 <= repeat_action_probability <= 1:
+            raise ValueError(
+                "Argument `repeat_action_probability` must be between 0 and 1. Received: "
+                f"repeat_action_probability={repeat_action_probability}"
+            )
+        if not _is_native(id):
+            raise ValueError(f"Argument `id` must be that of an Atari game with pictures. Received: id={id!r}")
+        self.id = id
+        self.raw = raw
+        self.life_loss = life_loss
+        self.settings = {
+            "img_height": img_height,
+            "img_width": img_width,
+            "maxpool": maxpool,
+            "noop_max": noop_max,
+            "use_fire_reset": use_fire_reset,
+            "num_threads": num_threads,
+            **gymnasium.spec(id).kwargs,
+        }
+        for name, value in (
+            ("frameskip", frameskip),
+            ("repeat_action_probability", repeat_action_probability),
+            ("full_action_space", full_action_space),
+            ("max_num_frames_per_episode", max_num_frames_per_episode),
+        ):
+            if value is not None:
+                self.settings[name] = value
+        if not isinstance(self.settings["frameskip"], int):
+            raise ValueError(
+                f"{id} draws its frame skip from {self.settings['frameskip']}: pass Atari({id!r}, frameskip=4), or "
+                "take the -v5 id. Received: frameskip=None"
+            )
+
+    def __call__(self, render_mode=None):
+        """Returns one environment of whole games; with a `render_mode` its `render` gives the full RGB screen."""
+        return _Game(self, render_mode)
+
+    def make_vector(self, num_envs):
+        """Returns a `gymnasium.vector.VectorEnv` of `num_envs` games."""
+        return _Games(self, num_envs)
+
+    def native(self, num_envs, *, raw):
+        """Returns ale-py's vector environment, one frame an observation."""
+        from ale_py.vector_env import AtariVectorEnv  # an extra
+
+        screen = {"grayscale": False, "img_height": HEIGHT, "img_width": WIDTH} if raw else {"grayscale": True}
+        return AtariVectorEnv(
+            num_envs=num_envs,
+            stack_num=1,
+            reward_clipping=False,
+            life_loss_info=self.life_loss,
+            **{**self.settings, **screen},
+        )
+
+    @property
+    def protocol(self):
+        """What has to stand beside every score of this game."""
+        settings = self.settings
+        return ", ".join(
+            [
+                f"sticky {settings['repeat_action_probability']:g}",
+                "all 18 actions" if settings["full_action_space"] else "the game's own actions",
+                f"up to {settings['noop_max']} no-ops{' and FIRE' if settings['use_fire_reset'] else ''} at the start",
+                f"{settings['frameskip']} frames a step",
+                f"at most {settings['max_num_frames_per_episode']:,} frames a game",
+                f"a lost life is {'a' if self.life_loss else 'no'} termination in training, never in a score",
+            ]
+        )
+
+
+class _Games(VectorEnv):
+    """Games that are reset one by one, when told to and with a seed of their own.
+
+    ale-py resets an ended game at the next step, but leaves one alone that has been reset by then.
+    """
+
+    def __init__(self, atari, num_envs, *, raw=None):
+        self._raw = bool(atari.raw if raw is None else raw)
+        self._native = atari.native(num_envs, raw=self._raw)
+        self._life_loss = atari.life_loss
+        self.num_envs = num_envs
+        self.protocol = atari.protocol
+        self.metadata = {
+            "autoreset_mode": AutoresetMode.DISABLED,
+            "render_fps": FRAMES_PER_SECOND / atari.settings["frameskip"],
+        }
+        self.single_observation_space = spaces.Box(0, 255, self._native.single_observation_space.shape[1:], np.uint8)
+        self.single_action_space = self._native.single_action_space
+        self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = self._native.action_space
+
+    def reset(self, *, seed=None, options=None):
+        """Begins games, all or those of `options["reset_mask"]`; `seed`: one for each stream, None where not reset."""
+        if isinstance(seed, (list, tuple)):
+            seed = np.array([one for one in seed if one is not None])
+        observation, info = self._native.reset(seed=seed, options=options)
+        return observation[:, 0], info
+
+    def step(self, actions):
+        """Steps every game. `info["life_lost"]` says which terminations are lives lost in a game that goes on."""
+        observation, reward, terminated, truncated, info = self._native.step(np.asarray(actions, "int32"))
+        if self._life_loss:
+            info["life_lost"] = terminated & (info["lives"] > 0)
+        return observation[:, 0], reward, terminated, truncated, info
+
+
+class _Game(gymnasium.Env):
+    """One game, to evaluate in and to film: it terminates when the game is over."""
+
+    def __init__(self, atari, render_mode):
+        self.render_mode = render_mode
+        self._games = _Games(atari, 1)
+        self.metadata = {"render_modes": ["rgb_array", "human"], "render_fps": self._games.metadata["render_fps"]}
+        self.observation_space = self._games.single_observation_space
+        self.action_space = self._games.single_action_space
+        self._screens = None if render_mode is None else _Games(atari, 1, raw=True)  # the same game, in lockstep
+        self._screen = None
+        self._window = None
+
+    def reset(self, *, seed=None, options=None):
+        """Begins a game."""
+        super().reset(seed=seed)
+        seeds = [int(self.np_random.integers(2**31))] if seed is None else [seed]
+        observation, _ = self._games.reset(seed=seeds)
+        if self._screens:
+            self._show(self._screens.reset(seed=seeds)[0][0])
+        return observation[0], {}
+
+    def step(self, action):
+        """Makes one step of `frameskip` frames."""
+        observation, reward, terminated, truncated, info = self._games.step([action])
+        if self._screens:
+            self._show(self._screens.step([action])[0][0])
+        over = bool(terminated[0]) and not (self._games._life_loss and info["life_lost"][0])
+        return observation[0], float(reward[0]), over, bool(truncated[0]), {"lives": int(info["lives"][0])}
+
+    def render(self):
+        """Returns the screen, `[210, 160, 3]` uint8 RGB; with `render_mode="human"` it is in the window already."""
+        return self._screen if self.render_mode == "rgb_array" else None
+
+    def close(self):
+        """Closes the window."""
+        if self._window is not None:
+            importlib.import_module("pygame").quit()
+            self._window = None
+
+    def _show(self, screen):
+        self._screen = screen
+        if self.render_mode != "human":
+            return
+        pygame = importlib.import_module("pygame")
+        size = (WIDTH * SCREEN_SCALE, HEIGHT * SCREEN_SCALE)
+        if self._window is None:
+            pygame.init()
+            self._window, self._clock = pygame.display.set_mode(size), pygame.time.Clock()
+        pygame.event.pump()
+        picture = pygame.surfarray.make_surface(screen.swapaxes(0, 1))
+        self._window.blit(pygame.transform.scale(picture, size), (0, 0))
+        pygame.display.flip()
+        self._clock.tick(self.metadata["render_fps"])
+
+
+def native(env, *, raw):
+    """Returns an `Atari` for the id of a game or an `Atari`, raw or not where it leaves that open; else `env` itself.
+
+    Args:
+        env: What a user passes as an environment.
+        raw: Whether preprocessing of the user's own follows.
+
+    Raises:
+        ImportError: If it is a game, and ale-py is not installed.
+        ValueError: If there is no such game.
+    """
+    if isinstance(env, Atari):
+        if env.raw is not None:
+            return env
+        factory, arguments = env.recipe  # type: ignore[attr-defined]
+        return factory(**{**arguments, "raw": raw})
+    return Atari(env, raw=raw) if isinstance(env, str) and _is_native(env) else env
+
+
+def _is_native(id):
+    """Returns whether an id is that of a game with pictures; some ids give the console's memory instead."""
+    check_id(id)
+    spec = gymnasium.spec(id)
+    return spec.entry_point == GAME and spec.kwargs.get("obs_type", "rgb") == "rgb"

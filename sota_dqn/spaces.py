@@ -1,0 +1,34 @@
+"""Observation and action spaces: which are supported, and how a checkpoint keeps them."""
+
+import numpy as np
+from gymnasium import spaces
+
+__all__ = ["check_spaces", "describe_space", "space_from"]
+
+
+def describe_space(space):
+    """Returns an observation space as plain numbers and strings, as far as acting needs to know it."""
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    return {"type": "Box", "shape": list(space.shape), "dtype": space.dtype.name}
+
+
+def space_from(description):
+    """Returns the space that `describe_space` described, without its limits."""
+    if description["type"] == "Discrete":
+        return spaces.Discrete(description["n"], start=description["start"])
+    return spaces.Box(-np.inf, np.inf, tuple(description["shape"]), np.float32)
+
+
+def check_spaces(observation_space, action_space):
+    """Raises ValueError where a space is not supported."""
+    if not isinstance(action_space, spaces.Discrete):
+        raise ValueError(
+            f"Deep Q-learning needs a Discrete action space; {type(action_space).__name__} is not supported. "
+            f"Received: action_space={action_space}"
+        )
+    if not isinstance(observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary)):
+        raise ValueError(
+            f"Observation spaces may be Box, MultiBinary or Discrete; {type(observation_space).__name__} is not "
+            f"supported. Received: observation_space={observation_space}"
+        )

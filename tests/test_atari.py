@@ -1,0 +1,293 @@
+"""Atari: ale-py's native vector environment against itself, against Gymnasium's, and against the rows of the replay."""
+
+import sys
+
+import ale_py
+import gymnasium
+import keras
+import numpy as np
+import pytest
+
+from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, callbacks, policies, preprocessing
+from sota_dqn.atari import native
+from sota_dqn.environments import Environments, make_evaluation_factory, make_vector
+
+gymnasium.register_envs(ale_py)
+BREAKOUT = "ALE/Breakout-v5"
+PLAIN = {"noop_max": 0, "use_fire_reset": False, "maxpool": False}
+
+
+def make_model(num_actions=4, shape=(84, 84), layers=()):
+    return keras.Sequential(
+        [
+            keras.Input(shape, dtype="uint8"),
+            keras.layers.Rescaling(1 / 255),
+            *layers,
+            keras.layers.Flatten(),
+            keras.layers.Dense(num_actions),
+        ]
+    )
+
+
+def make_trainer(env=BREAKOUT, model=None, **settings):
+    given = {
+        "num_envs": 2,
+        "replay": Replay(2_000),
+        "policy": policies.EpsilonGreedy(1.0),
+        "learning_starts": 10**6,
+        "report_every": 100,
+    }
+    return DQNTrainer(env, model or make_model(), **(given | settings))
+
+
+def stored(trainer, stream):
+    """Returns a stream's rows, oldest first, as arrays."""
+    trainer.actor.flush()
+    storage = trainer.replay.storage
+    count = int(keras.ops.convert_to_numpy(storage.count.value)[stream])
+    rows = slice(stream * storage.rows_per_stream, stream * storage.rows_per_stream + count)
+    names = ("observation", "action", "reward", "terminated", "valid")
+    return {name: keras.ops.convert_to_numpy(getattr(storage, name).value)[rows] for name in names}
+
+
+def play(vector, actions, seeds):
+    """Plays `actions` (`[T, E]`) and returns the observations `[T + 1, E, ...]` and the rewards `[T, E]`."""
+    observation, _ = vector.reset(seed=seeds)
+    observations, rewards = [observation.copy()], []
+    for row in actions:
+        observation, reward, *_ = vector.step(row)
+        observations.append(observation.copy())
+        rewards.append(reward)
+    return np.array(observations), np.array(rewards)
+
+
+# The game and its protocol
+
+
+def test_an_id_becomes_a_native_game():
+    game = native(BREAKOUT, raw=False)
+    assert isinstance(game, Atari)
+    assert game.raw is False
+    assert native(BREAKOUT, raw=True).raw is True
+    assert native(Atari(BREAKOUT, raw=False), raw=True).raw is False
+    assert native(Atari(BREAKOUT, noop_max=3), raw=True).settings["noop_max"] == 3
+    assert native("CartPole-v1", raw=False) == "CartPole-v1"
+    assert native(None, raw=False) is None
+
+
+def test_an_id_keeps_what_it_is_registered_with():
+    settings = Atari(BREAKOUT).settings
+    assert (settings["repeat_action_probability"], settings["frameskip"]) == (0.25, 4)
+    assert (settings["full_action_space"], settings["max_num_frames_per_episode"]) == (False, 108_000)
+    settings = Atari("BreakoutNoFrameskip-v4").settings
+    assert (settings["repeat_action_probability"], settings["frameskip"]) == (0.0, 1)
+    settings = Atari(BREAKOUT, repeat_action_probability=0.0, full_action_space=True, frameskip=2).settings
+    assert (settings["repeat_action_probability"], settings["frameskip"]) == (0.0, 2)
+    assert Atari(BREAKOUT, full_action_space=True).make_vector(1).single_action_space.n == 18
+
+
+def test_the_protocol_is_told():
+    told = Atari(BREAKOUT, repeat_action_probability=0.0, use_fire_reset=False, noop_max=7, life_loss=False).protocol
+    assert told == (
+        "sticky 0, the game's own actions, up to 7 no-ops at the start, 4 frames a step, at most 108,000 frames a "
+        "game, a lost life is no termination in training, never in a score"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frameskip": 0}, "`frameskip` must be at least 1. Received: frameskip=0"),
+        ({"noop_max": -1}, "`noop_max` must be an integer of at least 0. Received: noop_max=-1"),
+        ({"repeat_action_probability": 1.5}, "between 0 and 1. Received: repeat_action_probability=1.5"),
+        ({"img_height": 0}, "`img_height` must be at least 1"),
+    ],
+)
+def test_bad_options(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Atari(BREAKOUT, **settings)
+
+
+def test_what_is_no_game():
+    with pytest.raises(ValueError, match="must be that of an Atari game with pictures. Received: id='CartPole-v1'"):
+        Atari("CartPole-v1")
+    with pytest.raises(ValueError, match=r"Unknown environment id. Did you mean .*ALE/MsPacman-v5.* Received: env="):
+        make_trainer("ALE/MsPackman-v5")
+    with pytest.raises(ValueError, match=r"frame skip from .*pass Atari\('Breakout-v4', frameskip=4\)"):
+        Atari("Breakout-v4")
+
+
+def test_ale_py_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(ImportError, match=r'pip install "sota_dqn\[atari\]"'):
+        make_trainer()
+
+
+def test_a_game_brings_its_own_vector_environment():
+    with pytest.raises(ValueError, match="leave `vectorization_mode` out"):
+        make_vector(Atari(BREAKOUT), num_envs=2, mode="sync")
+    assert make_vector(Atari(BREAKOUT), num_envs=3).num_envs == 3
+
+
+# What it shows
+
+
+@pytest.mark.parametrize("game", ["Breakout", "MsPacman"])
+def test_the_raw_path_is_bit_equal_to_the_native_one(random, game):
+    """With preprocessing of our own on the screen, and with a game's beginning switched off."""
+    native_game = Atari(f"ALE/{game}-v5", raw=False, **PLAIN).make_vector(2)
+    raw_game = Atari(f"ALE/{game}-v5", raw=True, **PLAIN).make_vector(2)
+    assert native_game.single_observation_space.shape == (84, 84)
+    assert raw_game.single_observation_space.shape == (210, 160, 3)
+    actions = random.integers(0, native_game.single_action_space.n, (120, 2))
+    observations, rewards = play(native_game, actions, [3, 4])
+    screens, raw_rewards = play(raw_game, actions, [3, 4])
+    assert rewards.any() or game == "Breakout"
+    np.testing.assert_array_equal(rewards, raw_rewards)
+    for observation, screen in zip(observations, screens, strict=True):
+        np.testing.assert_array_equal(observation, preprocessing.atari(screen))
+
+
+def test_raw_frames_are_those_of_gymnasium(random):
+    vector = Atari("ALE/MsPacman-v5", raw=True, repeat_action_probability=0.0, **PLAIN).make_vector(1)
+    single = gymnasium.make("ALE/MsPacman-v5", repeat_action_probability=0.0)
+    actions = random.integers(0, 9, (60, 1))
+    screens, rewards = play(vector, actions, [5])
+    observation, _ = single.reset(seed=5)
+    for t, (action,) in enumerate(actions):
+        np.testing.assert_array_equal(screens[t, 0], observation)
+        observation, reward, *_ = single.step(action)
+        assert reward == rewards[t, 0]
+    single.close()
+
+
+def test_both_paths_store_the_same_rows():
+    settings = {"frame_stack": 4, "model": make_model(shape=(84, 84, 4)), "seed": 3}
+    direct = make_trainer(Atari(BREAKOUT, **PLAIN), **settings)
+    own = make_trainer(
+        Atari(BREAKOUT, **PLAIN), preprocess=[preprocessing.grayscale, preprocessing.resize(84, 84)], **settings
+    )
+    for trainer in (direct, own):
+        trainer.train(steps=500, verbose=0)
+    for stream in range(2):
+        rows, others = stored(direct, stream), stored(own, stream)
+        assert rows["terminated"].any()
+        for name, values in rows.items():
+            np.testing.assert_array_equal(values, others[name], err_msg=name)
+
+
+# Lost lives and clipped rewards
+
+
+@pytest.mark.parametrize("life_loss", [True, False])
+def test_a_lost_life_terminates_and_the_game_goes_on(random, life_loss):
+    game = Atari(BREAKOUT, life_loss=life_loss, repeat_action_probability=0.0)
+    environments = Environments(game.make_vector(1), seed=1)
+    environments.reset()
+    terminated, ended, begun, frames = [], [], [], []
+    native_step = environments.vector._native.step
+
+    def step(actions):
+        result = native_step(actions)
+        frames.append((int(result[4]["lives"][0]), int(result[4]["episode_frame_number"][0])))
+        return result
+
+    environments.vector._native.step = step
+    for action in random.integers(0, 4, 500):
+        outcome = environments.step(np.array([action]))
+        terminated.append(bool(outcome.terminated[0]))
+        ended.append(bool(outcome.ended[0]))
+        begun.append(bool(outcome.begun[0]))
+        assert outcome.valid[0]
+    lives = np.array([live for live, _ in frames])
+    numbers = np.array([number for _, number in frames])
+    over = lives == 0
+    lost = np.diff(lives, prepend=5) < 0
+    assert over.any() and (lost & ~over).any()
+    np.testing.assert_array_equal(ended, over)
+    np.testing.assert_array_equal(begun, over)
+    np.testing.assert_array_equal(terminated, lost if life_loss else over)
+    begins = np.diff(numbers) < 0
+    np.testing.assert_array_equal(begins, over[:-1])  # only a game that is over begins anew
+
+
+def test_lost_lives_in_the_replay():
+    trainer = make_trainer(Atari("ALE/MsPacman-v5", life_loss=True), make_model(9), num_envs=1, seed=2)
+    ended = []
+
+    class Episodes(callbacks.Callback):
+        def on_episode_end(self, episode, logs):
+            ended.append(logs)
+
+    trainer.train(steps=1_500, callbacks=[Episodes()], verbose=0)
+    rows = stored(trainer, 0)
+    finals = np.flatnonzero(rows["valid"] == 0)  # one after each whole game
+    assert len(finals) == len(ended) >= 1
+    assert rows["terminated"].sum() >= 3 * len(ended)
+    assert rows["terminated"][finals - 1].all()
+    lengths = np.diff(finals, prepend=-1) - 1
+    assert [logs["episode_length"] for logs in ended] == lengths.tolist()
+    # Pellets are worth 10 points: learning sees 1 for each, the log the game's own score.
+    assert set(rows["reward"]) <= {0.0, 1.0}
+    clipped = [rows["reward"][end - length : end].sum() for end, length in zip(finals, lengths, strict=True)]
+    scores = [logs["episode_return"] for logs in ended]
+    assert all(score >= 10 * total > 0 for score, total in zip(scores, clipped, strict=True))
+
+
+def test_rewards_are_clipped_only_where_asked():
+    trainer = make_trainer("ALE/MsPacman-v5", make_model(9), clip_rewards=False, num_envs=1)
+    trainer.train(steps=200, verbose=0)
+    assert stored(trainer, 0)["reward"].max() >= 10
+
+
+# Whole runs
+
+
+def test_scores_are_of_whole_games_without_clipping():
+    trainer = make_trainer("ALE/MsPacman-v5", make_model(9))
+    found = trainer.evaluate(episodes=2, epsilon=0.5)
+    assert all(score >= 60 for score in found["returns"])  # three lives' worth of pellets of 10 points
+    assert found["protocol"].startswith("epsilon 0.5, 2 whole episodes; sticky 0.25, the game's own actions")
+    assert (
+        trainer.evaluate(episodes=2, epsilon=0.5, seed=4)["returns"]
+        == (trainer.evaluate(episodes=2, epsilon=0.5, seed=4)["returns"])
+    )
+
+
+def test_a_run_resumes_in_the_middle_of_a_game(tmp_path):
+    def trained(trainer, steps):
+        trainer.train(steps=steps, verbose=0)
+        return stored(trainer, 1)
+
+    def make():
+        keras.utils.set_random_seed(0)
+        model = make_model(shape=(84, 84, 2))
+        return make_trainer(model=model, frame_stack=2, learning_starts=100, batch_size=4)
+
+    expected = trained(make(), 400)
+    halved = make()
+    halved.train(steps=200, verbose=0)
+    halved.save(tmp_path / "half")
+    found = trained(DQNTrainer.load(tmp_path / "half"), 200)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_a_film_shows_the_screen(tmp_path):
+    make = make_evaluation_factory(Atari(BREAKOUT, raw=False))
+    env = make(render_mode="rgb_array")
+    observation, _ = env.reset(seed=3)
+    for action in (1, 2, 2, 3, 0, 2):
+        assert env.render().shape == (210, 160, 3)
+        # The screen is that of the game that is played: both show the same bricks, ball and paddle.
+        np.testing.assert_array_equal(preprocessing.atari(env.render()[None])[0], observation)
+        observation, *_ = env.step(action)
+    env.close()
+    agent = DQNInference(make_model(), env=BREAKOUT)
+    agent.record(tmp_path / "film.gif", max_steps=8)
+    assert (tmp_path / "film.gif").stat().st_size > 1_000
+
+
+def test_a_model_for_another_stack_is_refused():
+    with pytest.raises(ValueError, match="input"):
+        make_trainer(model=make_model(shape=(84, 84, 4)), frame_stack=3)
