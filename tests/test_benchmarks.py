@@ -10,11 +10,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not installed with the package
 
-from benchmarks import ablation, classic_control, common, learning, updates
+from benchmarks import ablation, classic_control, common, learning, minatar, minatar_run, updates
 from benchmarks.common import Run
 from benchmarks.tables import bootstrap_interval, describe, median, render_number, render_table
 from benchmarks.tasks import TASKS, Evaluation, area_under_curve, passed
 from benchmarks.variants import DEFAULTS, FACTORS, variants
+from examples.minatar.games import GAMES, Game
 from sota_dqn import DQNTrainer, Replay, samplers
 
 
@@ -214,3 +215,43 @@ def test_caps_hold_the_protocol():
         "MountainCar-v0": (-110, 8_000, 300_000),
         "LunarLander-v3": (200, 8_000, 300_000),
     }
+
+
+def test_minatar_tables(tmp_path):
+    run = {"game": "breakout", "backend": "jax", "steps": 12_000, "process_seconds": 24.0, "protocol": "MinAtar 1"}
+    records = [
+        record(**run, seed=0, evaluations=evaluations(0, 1, 2, 3, 4, 5)),
+        record(**run, seed=1, evaluations=evaluations(0, 3, 4, 11, 6, 7)),
+    ]
+    assert minatar.outcome(records[1]) == {"final": 6.2, "best": 11.0, "seconds": 24.0, "steps_per_second": 500.0}
+    # (3 + 6.2) / 2, and (5 + 11) / 2.
+    expected = "| breakout, jax | 12,000 | 2 | 4.6 | 3.0 to 6.2 | 8.0 | 24 | 500 |"
+    assert expected in minatar.summary(records)
+    assert minatar.curve(records)[3].tolist() == [8_000, 12.0, 7.0]
+    # Evaluations 1, 2, 3, 4 and 6 of 6.
+    expected = "| breakout, jax, 12,000 steps | 0.0 in 3 s | 2.0 in 6 s | 3.0 in 9 s | 7.0 in 12 s | 6.0 in 18 s |"
+    assert expected in minatar.curves_table(records)
+    assert "| breakout, jax | 12,000 | 1 | 6.2 | 11.0 | 24 |" in minatar.seeds_table(records)
+    minatar.write(records, tmp_path)
+    assert (tmp_path / "minatar.png").is_file()
+    assert "MinAtar 1. An evaluation is 20 greedy" in (tmp_path / "minatar.md").read_text(encoding="utf-8")
+
+
+def test_minatar_plan():
+    options = argparse.Namespace(seeds=2, games=["breakout", "freeway"], steps=None, backend="jax")
+    assert [tuple(run.key.values()) for run in minatar.plan(options)] == [
+        ("breakout", "jax", 0, 500_000),
+        ("freeway", "jax", 0, 1_000_000),
+        ("breakout", "jax", 1, 500_000),
+        ("freeway", "jax", 1, 1_000_000),
+    ]
+    assert sorted(minatar.STEPS) == sorted(GAMES)
+
+
+def test_minatar_run_evaluates_on_time():
+    trainer, found = minatar_run.train(Game("breakout"), seed=0, steps=2_000, evaluate_every=1_000)
+    assert [evaluation.steps for evaluation in found] == [2_000]  # at the end of an epoch
+    assert found[0].return_mean == trainer.history["eval_return"][-1] >= 0
+    assert trainer.replay.storage.observation.dtype == "bool"
+    due = (2_000 - 16 - 1_000) / 2  # the updates of the last step of 16 environments come after the next one
+    assert 0 <= due - trainer.updates < trainer.updates_per_call
