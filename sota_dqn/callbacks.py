@@ -241,8 +241,8 @@ class Progress(Callback):
             done, total = _number(self._logs.get(name)), params.get(name)
             if total and done is not None:
                 yield f"{done:,.0f}/{total:,} {name} ({math.floor(100 * done / total)} %)"
-            elif name == "steps" and done is not None:
-                yield f"{done:,.0f} steps"
+            elif done is not None:
+                yield f"{done:,.0f} {name}"
         for name, label, form in (
             ("episode_return", "return ", ".1f"),
             ("eval_return", "eval ", ".1f"),

@@ -61,15 +61,17 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
             env.close()
 
 
-def describe(policy, episodes, protocol):
+def describe(epsilon, episodes, protocol):
     """Returns the sentence that says how episodes were played.
 
     Args:
-        policy: Such as "greedy".
+        epsilon: The probability of a random action.
         episodes: How many.
         protocol: What the environment says about itself, or None.
     """
-    return "; ".join([f"{policy}, {episodes} whole episodes", *([protocol] if protocol else [])])
+    policy = f"epsilon {epsilon:g}" if epsilon else "greedy"
+    played = f"{policy}, {episodes} whole episode{'s' if episodes > 1 else ''}"
+    return f"{played}; {protocol}" if protocol else played
 
 
 def summarize(returns, lengths, seeds, *, protocol):

@@ -115,7 +115,7 @@ class DQNInference:
             raise ValueError(f"Argument `episodes` must be at least 1. Received: episodes={episodes}")
         seeds = episode_seeds([seed], episodes)
         returns, lengths = self._play(self._factory(), seeds)
-        protocol = describe(f"epsilon {self.epsilon}", episodes, getattr(self._environment(), "protocol", None))
+        protocol = describe(self.epsilon, episodes, getattr(self._environment(), "protocol", None))
         return summarize(returns, lengths, seeds, protocol=protocol)
 
     def play(self, *, episodes=1, seed=0):

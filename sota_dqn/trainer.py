@@ -208,7 +208,7 @@ class Trainer(abc.ABC):
             returns,
             lengths,
             seeds,
-            protocol=describe(f"epsilon {epsilon:g}" if epsilon else "greedy", episodes, self._protocol),
+            protocol=describe(epsilon, episodes, self._protocol),
         )
 
     def save(self, path, *, replay=True):

@@ -22,7 +22,7 @@ class Tape:
         self.returns = iter(returns)
         self.model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 
-    def evaluate(self, episodes):
+    def evaluate(self, episodes, *, epsilon):
         self.calls.append(("evaluate", self.steps, episodes))
         return {"return_mean": next(self.returns), "lengths": [10, 20]}
 
@@ -220,8 +220,8 @@ def test_progress_says_all_that_is_known(now):
     text = progress(Tape(), now, [10_000], steps=40_000, seconds=30)
     figures = "return 123.5  eval 475.0  epsilon 0.05  loss 1.23e-02  2,346 steps/s  1,173 updates/s"
     assert text.splitlines() == [
-        f"10,000/40,000 steps (25 %)  {figures}  1:30 left",
-        f"10,000/40,000 steps (25 %)  {figures}  took 0:30",
+        f"10,000/40,000 steps (25 %)  60 episodes  {figures}  1:30 left",
+        f"10,000/40,000 steps (25 %)  60 episodes  {figures}  took 0:30",
     ]
 
 

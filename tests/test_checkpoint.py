@@ -16,6 +16,7 @@ import pytest
 from keras import ops
 
 from sota_dqn import (
+    Atari,
     DQNTrainer,
     Replay,
     backend,
@@ -23,6 +24,7 @@ from sota_dqn import (
     checkpoint,
     losses,
     policies,
+    preprocessing,
     returns,
     samplers,
     schedules,
@@ -76,6 +78,7 @@ def trained(tmp_path_factory):
         num_envs=2,
         replay=Replay(100),
         batch_size=4,
+        n_step=3,
         learning_starts=20,
         report_every=20,
         policy=policies.Boltzmann(0.5),
@@ -182,6 +185,9 @@ def test_numbers_of_numpy_in_the_state(tmp_path):
 
 
 EXAMPLES = [
+    Atari("ALE/MsPacman-v5", noop_max=5, life_loss=False),
+    preprocessing.resize(84, width=80),
+    preprocessing.crop(top=10),
     targets.mellowmax(5.0),
     targets.expected_sarsa(0.1),
     targets.expected_sarsa(schedules.linear(1.0, 0.1, steps=1000, start=10)),

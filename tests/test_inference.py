@@ -55,7 +55,7 @@ def test_evaluation_equals_the_trainers(saved):
     expected = trainer.evaluate(5, seed=3)
     for agent in (DQNInference(path), DQNInference(trainer.model, env="CartPole-v1")):
         found = agent.evaluate(5, seed=3)
-        assert found.pop("protocol") == "epsilon 0, 5 whole episodes"
+        assert found.pop("protocol") == "greedy, 5 whole episodes"
         assert found == {name: value for name, value in expected.items() if name != "protocol"}
     assert DQNInference(path).evaluate(2)["seeds"] != found["seeds"][:2]
 

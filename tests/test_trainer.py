@@ -22,6 +22,7 @@ def make(env=probes.ActionByObservation, model=None, **changes):
     settings = {
         "num_envs": 2,
         "batch_size": 8,
+        "n_step": 3,
         "updates_per_call": 4,
         "learning_starts": 16,
         "report_every": 40,
