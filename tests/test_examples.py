@@ -8,7 +8,6 @@ import runpy
 import shlex
 import signal
 import sys
-import types
 
 import cv2
 import numpy as np
@@ -107,19 +106,6 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
     assert "in the first 20 steps" in capsys.readouterr().out
     for film in ("random.gif", "trained.gif", "film.gif"):
         assert len(cv2.imreadanimation(str(directory / film))[1].frames) == 11
-
-
-@pytest.mark.parametrize("example", ["cnn", "breakout"])
-def test_atari_tells_the_games_played_and_their_scores(capsys, example):
-    games = runpy.run_path(str(EXAMPLES / example / "dqn_train.py"))["Games"]()
-    games.set_trainer(types.SimpleNamespace(episodes=12))
-    games.on_train_begin()
-    games.on_epoch_end(0)  # in which no game ended
-    for score in (60.0, 1200.0):
-        games.on_episode_end(0, {"episode_return": score})
-    games.on_epoch_end(1)
-    games.on_epoch_end(2)
-    assert capsys.readouterr().out == "12 games played: the last 2 scored 630.0 on average, 60 to 1,200.\n"
 
 
 @pytest.mark.parametrize("example", ["cnn", "breakout"])

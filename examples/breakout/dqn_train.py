@@ -67,23 +67,6 @@ def make_trainer(model, options):
     )
 
 
-class Games(callbacks.Callback):
-    """Tells how many games were played and what the last of them scored, between the lines of the progress."""
-
-    def on_train_begin(self, logs=None):
-        self.scores = []
-
-    def on_episode_end(self, episode, logs=None):
-        self.scores.append(logs["episode_return"])
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.scores:
-            mean, low, high = sum(self.scores) / len(self.scores), min(self.scores), max(self.scores)
-            last = f"the last {len(self.scores):,} scored {mean:,.1f} on average, {low:,.0f} to {high:,.0f}"
-            print("\n" * sys.stdout.isatty() + f"{self.trainer.episodes:,} games played: {last}.")
-        self.scores = []
-
-
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default, text in (
@@ -132,7 +115,7 @@ def main():
     saving = callbacks.Checkpoint(run, save_every=50_000)  # with the whole replay
     try:
         if trainer.steps < options.steps:
-            trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, saving, Games()])
+            trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, saving])
     except KeyboardInterrupt:
         command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
         print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
