@@ -8,31 +8,49 @@ import argparse
 import keras
 import numpy as np
 
+from benchmarks.noise import NUM_ACTIONS, Noise
 from benchmarks.process import rate, report
 from sota_dqn import DQNTrainer, Replay, backend, policies, samplers
 
 PACKAGES = ("keras", "gymnasium", "numpy")
-BATCH_SIZE = 64
+BATCH_SIZE = {"mlp": 64, "nature": 32}
 LEAVES = 2**20
 PAIRS = 64  # of sampling and updating, in one compiled call
+MATRIX = 2048  # rows and columns of the matrices whose product is what this processor can do
 
 
-def filled_trainer(*, capacity, updates_per_call):
-    """Returns a trainer whose replay is full of CartPole played at random: prioritized, the rest as by default."""
-    model = keras.Sequential(
+def build_model(net):
+    """Returns the network `"mlp"`, two layers of 64, or `"nature"`, that of Mnih et al. 2015."""
+    if net == "mlp":
+        layers = [keras.Input((4,))] + [keras.layers.Dense(64, activation="relu") for _ in range(2)]
+        return keras.Sequential([*layers, keras.layers.Dense(2)])
+    return keras.Sequential(
         [
-            keras.Input((4,)),
-            keras.layers.Dense(64, activation="relu"),
-            keras.layers.Dense(64, activation="relu"),
-            keras.layers.Dense(2),
+            keras.Input((84, 84, 4), dtype="uint8"),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(32, 8, strides=4, activation="relu"),
+            keras.layers.Conv2D(64, 4, strides=2, activation="relu"),
+            keras.layers.Conv2D(64, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(512, activation="relu"),
+            keras.layers.Dense(NUM_ACTIONS),
         ]
     )
+
+
+def filled_trainer(*, capacity, updates_per_call, net="mlp"):
+    """Returns a trainer whose replay is full: prioritized, the rest as by default.
+
+    It is full of CartPole played at random, or of pictures of noise in stacks of four.
+    """
+    pictures = {"eval_env": "CartPole-v1", "frame_stack": 4} if net == "nature" else {}
     trainer = DQNTrainer(
-        "CartPole-v1",
-        model,
+        Noise() if net == "nature" else "CartPole-v1",
+        build_model(net),
+        **pictures,
         replay=Replay(capacity, sampler=samplers.Prioritized()),
         policy=policies.EpsilonGreedy(1.0),
-        batch_size=BATCH_SIZE,
+        batch_size=BATCH_SIZE[net],
         updates_per_call=updates_per_call,
         learning_starts=2 * capacity,  # no update while the replay is filled
     )
@@ -48,11 +66,20 @@ def learn(trainer, calls):
         backend.wait(metrics)
 
 
-def updates_per_second(*, capacity, updates_per_call, seconds):
+def updates_per_second(*, capacity, updates_per_call, seconds, net):
     """Returns how many full updates are made in a second, from the host's random numbers to the new priorities."""
-    trainer = filled_trainer(capacity=capacity, updates_per_call=updates_per_call)
-    calls = max(1, 512 // updates_per_call)
+    trainer = filled_trainer(capacity=capacity, updates_per_call=updates_per_call, net=net)
+    calls = max(1, (512 if net == "mlp" else 16) // updates_per_call)
     return calls * updates_per_call / rate(lambda: learn(trainer, calls), seconds=seconds)
+
+
+def matrix_gflops(*, seconds):
+    """Returns the rate of a product of two matrices of 2048 by 2048, float32, in 10^9 operations a second."""
+    matrix = np.random.default_rng(0).random((MATRIX, MATRIX), dtype="float32")
+    program = backend.Program([], [], backend.Plan(xla=False, fused=True, threads=True))
+    product = program.compile(keras.ops.matmul)
+    matrix = keras.ops.convert_to_tensor(matrix)
+    return 2 * MATRIX**3 / rate(lambda: backend.wait(product(matrix, matrix)), seconds=seconds) / 1e9
 
 
 def sum_tree_microseconds(*, seconds):
@@ -68,7 +95,7 @@ def sum_tree_microseconds(*, seconds):
         return {"drawn": keras.ops.sum(values)}
 
     pairs = program.compile(lambda uniform: program.repeat(pair, (uniform,), ("drawn",)))
-    uniform = random.random((PAIRS, BATCH_SIZE), dtype="float32")
+    uniform = random.random((PAIRS, BATCH_SIZE["mlp"]), dtype="float32")
     return rate(lambda: backend.wait(pairs(uniform)), seconds=seconds) / PAIRS * 1e6
 
 
@@ -76,6 +103,7 @@ def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["update", "sum_tree"])
+    parser.add_argument("--net", choices=BATCH_SIZE, default="mlp")
     parser.add_argument("--capacity", type=int, default=100_000, help="rows, all of them filled")
     parser.add_argument("--updates-per-call", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure")
@@ -83,9 +111,14 @@ def main():
     if options.what == "update":
         result = {
             "updates_per_second": updates_per_second(
-                capacity=options.capacity, updates_per_call=options.updates_per_call, seconds=options.seconds
+                capacity=options.capacity,
+                updates_per_call=options.updates_per_call,
+                seconds=options.seconds,
+                net=options.net,
             )
         }
+        if options.net == "nature":
+            result["matrix_gflops"] = matrix_gflops(seconds=1.0)
     else:
         result = {"microseconds": sum_tree_microseconds(seconds=options.seconds)}
     report(result, packages=(*PACKAGES, keras.config.backend()))

@@ -1,6 +1,7 @@
 """How many updates a second, beside stable-baselines3's plain DQN on the same core.
 
-`python -m benchmarks.updates` runs what `results/updates.jsonl` lacks, and writes the tables.
+`python -m benchmarks.updates` runs what `results/updates.jsonl` lacks, and writes the tables; with `--net nature` the
+convolutional network of Mnih et al. 2015 and `results/updates_nature.jsonl`.
 """
 
 import argparse
@@ -12,10 +13,16 @@ from benchmarks import common
 from benchmarks.common import Run, select
 from benchmarks.tables import describe, render_number, render_table, write_markdown
 
-NAME = "updates"
+NAMES = {"mlp": "updates", "nature": "updates_nature"}
+DESCRIPTIONS = {
+    "mlp": "MLP 64-64, batch 64, replay full of CartPole played at random.\n",
+    "nature": "The network of Mnih et al. 2015, batch 32, replay full of pictures of noise, stacks of four.\n",
+}
+# Of one update, double, batch 32: a forward pass on the states, their gradient, two forward passes on the next states.
+NATURE_GFLOP = 2.78
 CAPACITY = 100_000
 SMALL, LARGE = 10_000, 1_000_000
-UPDATES_PER_CALL = (1, 32, 64)
+UPDATES_PER_CALL = {"mlp": (1, 32, 64), "nature": (1, 8)}
 FUSED = 32  # updates per call in the comparison of capacities
 PEER = {"what": "update", "agent": "stable-baselines3", "backend": "torch", "updates_per_call": 1}
 
@@ -29,10 +36,12 @@ def configurations(options):
     """Returns the keys of everything that is measured, the repetition aside; the peer comes between our backends."""
     keys = []
     for backend in common.backends(options.backend):
-        for updates_per_call in UPDATES_PER_CALL:
+        for updates_per_call in UPDATES_PER_CALL[options.net]:
             keys.append(ours("update", backend, updates_per_call=updates_per_call, capacity=options.capacity))
         if options.peers:
             keys.append({**PEER, "capacity": options.capacity})
+        if options.net != "mlp":
+            continue
         for capacity in (SMALL, options.large):
             keys.append(ours("update", backend, updates_per_call=FUSED, capacity=capacity))
         keys.append(ours("sum_tree", backend))
@@ -43,8 +52,9 @@ def command(key, options, peer):
     """Returns the command that measures one configuration."""
     seconds = ["--seconds", str(options.seconds)]
     if key["agent"] != "sota_dqn":
-        return [peer, "-m", "benchmarks.peers.sb3_updates", "--capacity", str(key["capacity"]), *seconds]
-    command = [sys.executable, "-m", "benchmarks.speed", key["what"], *seconds]
+        capacity = ["--capacity", str(key["capacity"])]
+        return [peer, "-m", "benchmarks.peers.sb3_updates", "--net", options.net, *capacity, *seconds]
+    command = [sys.executable, "-m", "benchmarks.speed", key["what"], "--net", options.net, *seconds]
     if key["what"] == "update":
         command += ["--capacity", str(key["capacity"]), "--updates-per-call", str(key["updates_per_call"])]
     return command
@@ -79,13 +89,26 @@ def updates_table(records, options):
     base = statistics.median(peer) if peer else None
     rows = [["stable-baselines3, torch: plain DQN", 1, *spread(peer), "1.0"]] if peer else []
     for backend in common.backends(options.backend):
-        for updates_per_call in UPDATES_PER_CALL:
+        for updates_per_call in UPDATES_PER_CALL[options.net]:
             key = ours("update", backend, updates_per_call=updates_per_call, capacity=options.capacity)
             found = values(records, key)
             ratio = statistics.median(found) / base if base else None
             name = f"sota_dqn, {backend}: prioritized, double, 5-step"
             rows.append([name, updates_per_call, *spread(found), render_number(ratio)])
     return render_table(["agent", "updates per call", "updates/s, median", "least", "most", "ratio"], rows)
+
+
+def share_table(records, options):
+    """Returns the table of the share of a matrix product's rate that the updates reach, in the same processes."""
+    rows = []
+    for backend in common.backends(options.backend):
+        for updates_per_call in UPDATES_PER_CALL["nature"]:
+            found = select(records, **ours("update", backend, updates_per_call=updates_per_call))
+            rates = [record["updates_per_second"] * NATURE_GFLOP for record in found]
+            shares = [rate / record["matrix_gflops"] for rate, record in zip(rates, found, strict=True)]
+            cells = render_number(statistics.median(rates), 0), f"{100 * statistics.median(shares):.0f} %"
+            rows.append([backend, updates_per_call, *cells])
+    return render_table(["backend", "updates per call", "GFLOP/s", "share"], rows)
 
 
 def capacity_table(records, options):
@@ -103,22 +126,30 @@ def capacity_table(records, options):
 
 def write(records, options):
     """Writes the results as Markdown."""
-    trees = [[b, *spread(values(records, ours("sum_tree", b)))] for b in common.backends(options.backend)]
     core = sorted({core for record in records for core in record["cores"]})
     parts = [
         f"Medians of {options.repetitions} repetitions of {options.seconds:g} s, each in a process of its own, one at "
         f"a time on core {', '.join(map(str, core))}.\n",
         f"## Updates, capacity {options.capacity:,}\n",
-        "MLP 64-64, batch 64, replay full of CartPole played at random.\n",
+        DESCRIPTIONS[options.net],
         updates_table(records, options),
-        f"## Capacity\n\nThe same update, {FUSED} per call.\n",
-        capacity_table(records, options),
-        "## Sum tree\n\n2^20 leaves: drawing 64 and writing 64, in a fused loop of 64 such pairs.\n",
-        render_table(["backend", "µs a pair, median", "least", "most"], trees),
-        "## How it was measured\n",
-        describe(records),
     ]
-    write_markdown(options.results / f"{NAME}.md", "Updates per second", parts)
+    if options.net == "mlp":
+        trees = [[b, *spread(values(records, ours("sum_tree", b)))] for b in common.backends(options.backend)]
+        parts += [
+            f"## Capacity\n\nThe same update, {FUSED} per call.\n",
+            capacity_table(records, options),
+            "## Sum tree\n\n2^20 leaves: drawing 64 and writing 64, in a fused loop of 64 such pairs.\n",
+            render_table(["backend", "µs a pair, median", "least", "most"], trees),
+        ]
+    else:
+        parts += [
+            "## What the processor can do\n\nThe share of the rate of a product of two matrices of 2048 by 2048 in the "
+            f"same process; an update is {NATURE_GFLOP} GFLOP.\n",
+            share_table(records, options),
+        ]
+    parts += ["## How it was measured\n", describe(records)]
+    write_markdown(options.results / f"{NAMES[options.net]}.md", "Updates per second", parts)
 
 
 def main():
@@ -126,13 +157,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     common.add_backend(parser, default="both")
     common.add_peers(parser)
+    parser.add_argument("--net", choices=NAMES, default="mlp")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each process measures")
     parser.add_argument("--capacity", type=int, default=CAPACITY, help="of the comparison with the peer")
     parser.add_argument("--large", type=int, default=LARGE, help="the larger of the two capacities that are compared")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="default: the last usable one")
     options = parser.parse_args()
-    records = common.run_all(plan(options), options.results / f"{NAME}.jsonl", groups=[[options.core]])
+    records = common.run_all(plan(options), options.results / f"{NAMES[options.net]}.jsonl", groups=[[options.core]])
     write(records, options)
 
 
