@@ -4,6 +4,7 @@
 """
 
 import argparse
+import gc
 import tempfile
 
 import keras
@@ -54,6 +55,8 @@ def measure(capacity, *, updates):
         peaks["saving"] = memory.peak()
         trainer.close()
         del trainer
+        gc.collect()
+        memory.peak()  # until the old one has gone
         trainer = DQNTrainer.load(directory, env=Noise())
         trainer.train(16, verbose=0)
         peaks["loading"] = memory.peak()

@@ -27,7 +27,7 @@ def build_model(env_id):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="CartPole-v1", help="environment id (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=30_000, help="environment steps, at most (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=50_000, help="environment steps, at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/ENV)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
