@@ -4,7 +4,9 @@
 """
 
 import argparse
-import gc
+import json
+import subprocess
+import sys
 import tempfile
 
 import keras
@@ -53,23 +55,29 @@ def measure(capacity, *, updates):
         peaks["training"] = memory.peak()
         trainer.save(directory)
         peaks["saving"] = memory.peak()
-        trainer.close()
-        del trainer
-        gc.collect()
-        memory.peak()  # until the old one has gone
+        command = [sys.executable, "-m", "benchmarks.footprint", "--load", directory]  # not beside the old one
+        loaded = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks |= json.loads(loaded.stdout.splitlines()[-1])["peaks"]
+    return peaks
+
+
+def measure_loading(directory):
+    """Returns the peak of this process's own memory in bytes while it loads a checkpoint and goes on."""
+    with Anonymous() as memory:
         trainer = DQNTrainer.load(directory, env=Noise())
         trainer.train(16, verbose=0)
-        peaks["loading"] = memory.peak()
-    return peaks
+        return {"loading": memory.peak()}
 
 
 def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--capacity", type=int, required=True, help="rows, all of them filled")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--capacity", type=int, help="rows, all of them filled")
+    what.add_argument("--load", metavar="DIRECTORY", help="a checkpoint of this program, to measure loading alone")
     parser.add_argument("--updates", type=int, default=50, help="made on the full replay")
     options = parser.parse_args()
-    peaks = measure(options.capacity, updates=options.updates)
+    peaks = measure_loading(options.load) if options.load else measure(options.capacity, updates=options.updates)
     report({"peaks": peaks}, packages=(*PACKAGES, keras.config.backend()))
 
 

@@ -361,3 +361,17 @@ def test_training_in_a_native_vector_environment():
     assert trainer.steps == 800
     assert trainer.updates == 368  # half of the steps after the 60th, in calls of 8
     assert trainer.episodes > 10
+
+
+def test_environments_of_envpool():
+    envpool = pytest.importorskip("envpool", reason="EnvPool is no dependency")
+    env = envpool.make("CartPole-v1", env_type="gymnasium", num_envs=3, seed=0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    trainer = DQNTrainer(env, model, eval_env="CartPole-v1", replay=Replay(600), learning_starts=10**6)
+    trainer.train(300, verbose=0)
+    trainer.actor.flush()
+    storage = trainer.replay.storage
+    count = int(keras.ops.convert_to_numpy(storage.count.value)[0])
+    terminated, valid = (keras.ops.convert_to_numpy(x.value)[: count - 1] for x in (storage.terminated, storage.valid))
+    assert terminated.any()
+    np.testing.assert_array_equal(valid[1:][terminated[:-1] == 1], 0)  # after each end its final observation
