@@ -177,7 +177,8 @@ def test_the_past_of_a_row_keeps_its_frames():
 def test_upper_bounds_ask_for_that_past():
     model = keras.Sequential([keras.Input((2, 3)), keras.layers.Flatten(), keras.layers.Dense(counting.NUM_ACTIONS)])
     bounds = returns.Bounds(2, upper=True)
-    trainer = DQNTrainer(counting.Counting, model, num_envs=2, frame_stack=3, bounds=bounds, replay=Replay(400))
+    settings = {"num_envs": 2, "frame_stack": 3, "n_step": 3, "bounds": bounds, "replay": Replay(400)}
+    trainer = DQNTrainer(counting.Counting, model, **settings)
     assert (trainer.replay.before, trainer.replay.after) == (5, 3)
 
 
