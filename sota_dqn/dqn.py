@@ -165,10 +165,7 @@ class DQNLearner(Learner):
 
     def update(self, uniform, step, number):
         """Makes one update: sample, target, loss, gradient, priorities, target model."""
-        past = self.bounds.horizons + 1 if self.bounds and self.bounds.upper else 0
-        sample = self.replay.sample(uniform, step, past=past)
-        returns, discounts, lengths = n_step(sample.window, self.n_step, self.discount)  # [B] each
-        next_observation = self.replay.observe(sample.rows, lengths)
+        sample, returns, discounts, observation, next_observation = self.program.fused(self._read)(uniform, step)
         next_state = NextState(
             values=self.values(next_observation),
             target_values=self.target_values(next_observation),
@@ -176,7 +173,6 @@ class DQNLearner(Learner):
         )
         y = returns + discounts * self.target(next_state)  # [B]
         lower, upper = self.bounds_of(sample) if self.bounds else (None, None)
-        observation = self.replay.observe(sample.rows)
 
         def loss():
             q = value_of(self.values(observation, training=True), sample.window.action[:, 0])
@@ -186,9 +182,22 @@ class DQNLearner(Learner):
 
         (_, (total, q)), gradients = self.program.value_and_grad(loss, self.model.trainable_variables)
         self.program.apply(self.optimizer, gradients, self.model.trainable_variables)
-        self.replay.update(sample.rows, y - q)
-        self.update_target(number)
+        self.program.fused(self._finish)(sample.rows, y - q, number)
         return {"loss": total, "q": ops.mean(q), "td_error": ops.mean(ops.abs(y - q))}
+
+    def _read(self, uniform, step):
+        """Returns a sample, its n-step returns and their discounts (`[B]` each), and what was observed before and after
+        them (`[B, *O]` each)."""
+        past = self.bounds.horizons + 1 if self.bounds and self.bounds.upper else 0
+        sample = self.replay.sample(uniform, step, past=past)
+        returns, discounts, lengths = n_step(sample.window, self.n_step, self.discount)
+        before, after = self.replay.observe(sample.rows), self.replay.observe(sample.rows, lengths)
+        return sample, returns, discounts, before, after
+
+    def _finish(self, rows, td_error, number):
+        """Writes the priorities of drawn `rows` (`[B]`), and blends or copies the target model."""
+        self.replay.update(rows, td_error)
+        self.update_target(number)
 
     def bounds_of(self, sample):
         """Returns the lower and upper bounds of `returns.py` on the values of the drawn actions, `[B]` each.

@@ -1,9 +1,9 @@
 """Floor 0: what differs between TensorFlow and JAX, and nothing else.
 
-Each backend file offers the same few names: `Program` (compile, repeat, gradient, apply), `read_rows`, `write_rows`,
-`assign_slices`, `device_kind`, `device_memory`, `AllocationError`, `wait` and `asynchronous`. Everything above them is
-plain stateful Keras, written once. How a program is compiled is decided here, by `plan`. To support another Keras
-backend, write its file and add it below.
+Each backend file offers the same few names: `Program` (compile, repeat, gradient, apply, fused), `read_rows`,
+`write_rows`, `assign_slices`, `device_kind`, `device_memory`, `AllocationError`, `wait` and `asynchronous`. Everything
+above them is plain stateful Keras, written once. How a program is compiled is decided here, by `plan`. To support
+another Keras backend, write its file and add it below.
 """
 
 import os

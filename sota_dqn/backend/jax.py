@@ -109,6 +109,10 @@ class Program:
         for variable, value in zip([*variables, *optimizer.variables], [*trained, *states], strict=True):
             variable.assign(value)
 
+    def fused(self, function):
+        """Returns `function`, which XLA compiles with the program around it."""
+        return function
+
     def _check(self, scope, read):
         """Raises RuntimeError where a variable that is only read was assigned: what it was assigned would be lost."""
         for variable, value in zip(self.reads, read, strict=True):
