@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not installed with the package
 
-from benchmarks import ablation, classic_control, common, learning, minatar, minatar_run, updates
+from benchmarks import ablation, atari, classic_control, common, learning, memory, minatar, minatar_run, updates
 from benchmarks.common import Run
 from benchmarks.tables import bootstrap_interval, describe, median, render_number, render_table
 from benchmarks.tasks import TASKS, Evaluation, area_under_curve, passed
@@ -255,3 +255,29 @@ def test_minatar_run_evaluates_on_time():
     assert trainer.replay.storage.observation.dtype == "bool"
     due = (2_000 - 16 - 1_000) / 2  # the updates of the last step of 16 environments come after the next one
     assert 0 <= due - trainer.updates < trainer.updates_per_call
+
+
+def test_memory_is_given_above_a_nearly_empty_replay():
+    peaks = {"building": 1.0e9, "filling": 2.0e9, "training": 2.0e9}
+    key = {"agent": "sota_dqn", "mode": "jax"}
+    records = [
+        record(**key, capacity=memory.EMPTY, peaks=dict.fromkeys(peaks, 0.5e9)),
+        record(**key, capacity=100_000, peaks=peaks),
+    ]
+    assert "| sota_dqn, jax | 100,000 | 0.50 | 1.50 | 1.50 | not measured | not measured |" in memory.table(records)
+
+
+def test_atari_table():
+    ours = {"agent": "sota_dqn", "backend": "jax", "envs": 16}
+    rates = [(atari.PEER, 50.0, 3e9), (atari.PEER, 150.0, 4e9), (ours, 200.0, 1e9), (ours, 400.0, 2e9)]
+    table = atari.table([record(**key, steps_per_second=rate, peak=peak) for key, rate, peak in rates])
+    assert "| stable-baselines3, torch | 1 | 100 | 50 | 150 | 1.00 | 4.00 |" in table
+    assert "| sota_dqn, jax | 16 | 300 | 200 | 400 | 3.00 | 2.00 |" in table
+
+
+def test_share_of_what_the_processor_can_do():
+    records = [
+        record(**updates.ours("update", "jax", updates_per_call=k), updates_per_second=20.0, matrix_gflops=111.2)
+        for k in updates.UPDATES_PER_CALL["nature"]
+    ]
+    assert "| jax | 8 | 56 | 50 % |" in updates.share_table(records, argparse.Namespace(backend="jax"))
