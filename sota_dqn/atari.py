@@ -149,11 +149,9 @@ class _Games(VectorEnv):
     """
 
     def __init__(self, atari, num_envs, *, raw=None):
-        self._raw = bool(atari.raw if raw is None else raw)
-        self._native = atari.native(num_envs, raw=self._raw)
+        self._native = atari.native(num_envs, raw=atari.raw if raw is None else raw)
         self._life_loss = atari.life_loss
         self.num_envs = num_envs
-        self.protocol = atari.protocol
         self.metadata = {
             "autoreset_mode": AutoresetMode.DISABLED,
             "render_fps": FRAMES_PER_SECOND / atari.settings["frameskip"],
@@ -173,8 +171,7 @@ class _Games(VectorEnv):
     def step(self, actions):
         """Steps every game. `info["life_lost"]` says which terminations are lives lost in a game that goes on."""
         observation, reward, terminated, truncated, info = self._native.step(np.asarray(actions, "int32"))
-        if self._life_loss:
-            info["life_lost"] = terminated & (info["lives"] > 0)
+        info["life_lost"] = terminated & (info["lives"] > 0) & self._life_loss
         return observation[:, 0], reward, terminated, truncated, info
 
 
@@ -205,7 +202,7 @@ class _Game(gymnasium.Env):
         observation, reward, terminated, truncated, info = self._games.step([action])
         if self._screens:
             self._show(self._screens.step([action])[0][0])
-        over = bool(terminated[0]) and not (self._games._life_loss and info["life_lost"][0])
+        over = bool(terminated[0] and not info["life_lost"][0])
         return observation[0], float(reward[0]), over, bool(truncated[0]), {"lives": int(info["lives"][0])}
 
     def render(self):

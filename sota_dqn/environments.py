@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 MODES = ("sync", "async", "vector_entry_point")
+NUM_ENVS = 16  # where the user names no number
 
 
 class Outcome(NamedTuple):
@@ -122,10 +123,10 @@ def make_vector(env, *, num_envs=None, mode=None):
     if hasattr(env, "make_vector"):
         if mode is not None:
             raise ValueError(
-                f"This environment brings its own way of being stepped side by side: leave `vectorization_mode` out. "
+                "This environment brings its own way of being stepped side by side: leave `vectorization_mode` out. "
                 f"Received: env={env!r}, vectorization_mode={mode!r}"
             )
-        return env.make_vector(16 if num_envs is None else num_envs)
+        return env.make_vector(NUM_ENVS if num_envs is None else num_envs)
     mode = "sync" if mode is None else mode
     if mode not in MODES:
         raise ValueError(f"Argument `vectorization_mode` must be one of {MODES}. Received: vectorization_mode={mode!r}")
@@ -144,7 +145,7 @@ def make_vector(env, *, num_envs=None, mode=None):
                 f"that makes it. Received: num_envs={num_envs}, vectorization_mode={mode!r}"
             )
         return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
-    num_envs = 16 if num_envs is None else num_envs
+    num_envs = NUM_ENVS if num_envs is None else num_envs
     if mode == "vector_entry_point":
         if not isinstance(env, str):
             raise ValueError(

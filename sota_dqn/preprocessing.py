@@ -128,7 +128,10 @@ def atari(frames):
 
     `[E, 210, 160, 3]` to `[E, 84, 84]` uint8, bit for bit what ale-py makes of the same screen.
     """
-    return resize(84, 84)(grayscale(frames))
+    return _to_84_by_84(grayscale(frames))
+
+
+_to_84_by_84 = resize(84, 84)
 
 
 def _check_frames(frames, *, channels=None):

@@ -18,12 +18,8 @@ ROW = 84 * 84 + 10 + 5  # bytes: a picture, its action, reward and flags, and it
 def test_stored_bytes():
     replay = Replay(1_000, sampler=samplers.Prioritized())
     replay.build(4, observation_shape=(84, 84), observation_dtype="uint8", after=5, frame_stack=4)
-    stored = sum(int(v.value.nbytes) if hasattr(v.value, "nbytes") else _bytes(v) for v in replay.variables)
+    stored = sum(keras.ops.convert_to_numpy(variable.value).nbytes for variable in replay.variables)
     assert stored <= 1_001 * ROW + 200  # one picture a row, not a stack of them
-
-
-def _bytes(variable):
-    return keras.ops.convert_to_numpy(variable.value).nbytes
 
 
 @pytest.fixture(scope="module")
