@@ -294,7 +294,9 @@ def _write_array(file, values):
 
 def _slices(values):
     """Yields a variable or an array as arrays on the host that follow each other along the first axis."""
-    if not isinstance(values, keras.Variable) or len(values.shape) == 0 or values.shape[0] <= _rows_per_slice(values):
+    stored = isinstance(values, backend.HostRows)  # read like a large variable, after what is still being written
+    large = len(values.shape) > 0 and values.shape[0] > _rows_per_slice(values)
+    if not stored and not (large and isinstance(values, keras.Variable)):
         yield np.asarray(values if isinstance(values, np.ndarray) else keras.ops.convert_to_numpy(values))
         return
     step = _rows_per_slice(values)

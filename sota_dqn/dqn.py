@@ -165,7 +165,8 @@ class DQNLearner(Learner):
 
     def update(self, uniform, step, number):
         """Makes one update: sample, target, loss, gradient, priorities, target model."""
-        sample, returns, discounts, observation, next_observation = self.program.fused(self._read)(uniform, step)
+        read = self._read if self.replay.on_host else self.program.fused(self._read)
+        sample, returns, discounts, observation, next_observation = read(uniform, step)
         next_state = NextState(
             values=self.values(next_observation),
             target_values=self.target_values(next_observation),

@@ -50,9 +50,8 @@ class Learner(abc.ABC):
         trained = [*model.variables, *optimizer.variables, *self.target_variables]
         written = {id(variable) for variable in [*trained, *replay.sampler.variables]}
         stored = [variable for variable in replay.variables if id(variable) not in written]
-        self.program = backend.Program(
-            stored, [*trained, *replay.sampler.variables], backend.plan(convolutions=has_convolutions(model))
-        )
+        plan = backend.plan(convolutions=has_convolutions(model), host_rows=replay.on_host)
+        self.program = backend.Program(stored, [*trained, *replay.sampler.variables], plan)
         self._learn = self.program.compile(self._updates)
         writing = backend.Program([], replay.variables, backend.Plan(xla=False, fused=True, threads=False))
         self._add = writing.compile(replay.add)

@@ -1,4 +1,5 @@
-"""The replay: storage, a sampler, and the windows of rows that learning reads. All of it lives on the device."""
+"""The replay: storage, a sampler, and the windows of rows that learning reads. All of it lives on the device, but for
+observations that are too large for it."""
 
 import math
 from typing import Any
@@ -21,14 +22,20 @@ class Replay:
         capacity: Stored rows, over all streams: one per environment step, and one per episode for its final
             observation. A multiple of the number of streams: up to one row per stream is left unused.
         sampler: How rows are drawn: `samplers.Uniform()`, as by default, or `samplers.Prioritized(...)`.
+        device: None keeps everything where the model is trained; `"cpu"` keeps the observations in host memory, for an
+            accelerator that is too small for them. What is learned is the same, more slowly. Without an accelerator the
+            two are one.
     """
 
-    def __init__(self, capacity=100_000, *, sampler=None):
+    def __init__(self, capacity=100_000, *, sampler=None, device=None):
         if isinstance(capacity, bool) or not isinstance(capacity, int):
             raise TypeError(f"Argument `capacity` must be an integer. Received: capacity={capacity!r}")
         if capacity < 1:
             raise ValueError(f"Argument `capacity` must be at least 1. Received: capacity={capacity}")
+        if device not in (None, "cpu"):
+            raise ValueError(f'Argument `device` must be None or "cpu". Received: device={device!r}')
         self.capacity = capacity
+        self.device = device
         self.sampler = Uniform() if sampler is None else sampler
         self.storage: Any = None  # a `Storage`, after `build`
 
@@ -69,7 +76,8 @@ class Replay:
 
         Raises:
             ValueError: If a window does not fit into a stream.
-            MemoryError: If the device has too little memory; it says how much is needed and what would fit.
+            MemoryError: If the device, or the host, has too little memory; it says how much is needed and what would
+                fit.
         """
         rows_per_stream = self.capacity // num_streams
         self.after = after
@@ -91,13 +99,19 @@ class Replay:
                 frame_stack=frame_stack,
                 padding=padding,
                 return_to_go=return_to_go,
+                host=self.on_host,
             )
         except backend.AllocationError as error:  # where the device does not tell what it has left
             raise MemoryError(
                 f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB, more than the device has left. "
-                f"Received: capacity={self.capacity}"
+                f"{self._advice()}Received: capacity={self.capacity}"
             ) from error
         self.sampler.build(self.storage.bin + 1)
+
+    @property
+    def on_host(self):
+        """Whether observations are in host memory while the model is trained elsewhere."""
+        return self.device == "cpu" and backend.device_kind() != "cpu"
 
     @property
     def variables(self):
@@ -161,11 +175,17 @@ class Replay:
         itemsize = {"bool": 1, "bfloat16": 2}.get(dtype) or int("".join(c for c in dtype if c.isdigit())) // 8
         row = math.prod(shape) * itemsize + 4 + 4 + 1 + 1 + 4 * bool(return_to_go) + 5  # and its share of the sum tree
         needed = row * num_streams * rows_per_stream
-        available = backend.memory_available()
+        available = backend.memory_available(host=self.on_host)
         if available is not None and needed > available:
             raise MemoryError(
-                f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB and the device has "
-                f"{available / 1e9:.2f} GB left. About {int(0.9 * available / row):,} rows would fit. "
+                f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB and the "
+                f"{'host' if self.on_host else 'device'} has {available / 1e9:.2f} GB left. "
+                f"About {int(0.9 * available / row):,} rows would fit. {self._advice()}"
                 f"Received: capacity={self.capacity}"
             )
         return needed
+
+    def _advice(self):
+        """Returns the other place for observations, where there is one."""
+        elsewhere = self.device is None and backend.device_kind() != "cpu"
+        return "Or keep the observations in host memory: Replay(..., device='cpu'). " if elsewhere else ""

@@ -4,7 +4,6 @@ Each stream is a ring. Every observation is stored once, at the dtype that prepr
 and frame stacks are functions of a window of rows. A new kind of per-row value is one more field here.
 """
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -15,7 +14,7 @@ __all__ = ["Storage", "merge_frames"]
 
 
 class Storage:
-    """Rows of several streams in `keras.Variable`s.
+    """Rows of several streams in `keras.Variable`s; the observations in host memory where the device is too small.
 
     Row `t` of stream `e` is stored at `e * rows_per_stream + t % rows_per_stream`. One more place behind the last takes
     whatever pads a chunk to its fixed size; nothing reads it.
@@ -29,6 +28,7 @@ class Storage:
         padding: What stands before an episode's first frame in a stack: `"reset"` repeats that frame, `"zero"` is
             zeros.
         return_to_go: Whether the returns of terminated episodes are stored too.
+        host: Whether the observations are kept in host memory.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Storage:
         frame_stack=None,
         padding="reset",
         return_to_go=False,
+        host=False,
     ):
         self.num_streams = num_streams
         self.rows_per_stream = rows_per_stream
@@ -48,19 +49,16 @@ class Storage:
         self.padding = padding
         self.bin = num_streams * rows_per_stream
 
-        def variable(shape, dtype, name):
-            return keras.Variable(
-                "zeros", shape=shape, dtype=dtype, trainable=False, autocast=False, name=f"replay_{name}"
-            )
+        def field(name, dtype, shape=(), **where):
+            return backend.make_rows((self.bin + 1, *shape), dtype, f"replay_{name}", **where)
 
-        rows = self.bin + 1
-        self.observation = variable((rows, *observation_shape), observation_dtype, "observation")
-        self.action = variable((rows,), "int32", "action")
-        self.reward = variable((rows,), "float32", "reward")
-        self.terminated = variable((rows,), "uint8", "terminated")
-        self.valid = variable((rows,), "uint8", "valid")
-        self.return_to_go = variable((rows,), "float32", "return_to_go") if return_to_go else None
-        self.count = variable((num_streams,), "int32", "count")  # rows written so far, not wrapped
+        self.observation = field("observation", observation_dtype, observation_shape, host=host)
+        self.action = field("action", "int32")
+        self.reward = field("reward", "float32")
+        self.terminated = field("terminated", "uint8")
+        self.valid = field("valid", "uint8")
+        self.return_to_go = field("return_to_go", "float32") if return_to_go else None
+        self.count = backend.make_rows((num_streams,), "int32", "replay_count")  # rows written so far, not wrapped
 
     @property
     def variables(self):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sota_dqn import DQNTrainer, Replay, callbacks, samplers
+from sota_dqn import DQNTrainer, Replay, backend, callbacks, samplers
 
 CLOCK = ("steps_per_second", "updates_per_second")  # what two equal runs may differ in
 
@@ -69,7 +69,11 @@ def state_of(trainer):
     state = {}
     for group, variables in groups.items():
         for i, variable in enumerate(variables):
-            values = ops.convert_to_numpy(variable.value)
+            if isinstance(variable, backend.HostRows):  # as the programs that are still running will leave it
+                rows = np.arange(variable.shape[0], dtype="int32")
+                values = ops.convert_to_numpy(backend.read_rows(variable, rows))
+            else:
+                values = ops.convert_to_numpy(variable.value)
             if group == "replay" and values.shape[:1] == (trainer.replay.storage.bin + 1,):
                 values = values[:-1]  # the last place takes what pads a chunk, and nothing reads it
             state[f"{group} {i}"] = values

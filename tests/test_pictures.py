@@ -111,7 +111,7 @@ class Pictures(VectorEnv):
 class Run:
     """An actor that acts at random into a small replay, and the log of its actions."""
 
-    def __init__(self, mode, *, padding="reset", clip_rewards=False):
+    def __init__(self, mode, *, padding="reset", clip_rewards=False, device=None):
         environments = Environments(Pictures(mode), seed=0)
         preprocess = preprocessing.Preprocessing(
             [preprocessing.grayscale, preprocessing.resize(3, 4)], environments.observation_space
@@ -120,14 +120,15 @@ class Run:
         self.actor = Actor(environments, preprocess, frames=frames, discount=None, clip_rewards=clip_rewards)
         self.actor.start()
         self.padding, self.clip_rewards = padding, clip_rewards
-        self.replay = Replay(60)  # 20 rows a stream
+        self.replay = Replay(60, device=device)  # 20 rows a stream
         learner = make_learner(
             self.replay, shape=(3, 4), dtype="uint8", after=N, chunk=4, frame_stack=STACK, padding=padding
         )
         random = np.random.default_rng(1)
         self.actor.connect(learner, lambda seen, step: random.integers(NUM_ACTIONS, size=NUM_ENVS), steps_per_chunk=1)
         self.actions = {}
-        program = backend.Program(self.replay.variables, [], backend.Plan(xla=True, fused=True, threads=False))
+        plan = backend.plan(convolutions=False, host_rows=self.replay.on_host)
+        program = backend.Program(self.replay.variables, [], plan)
         self.sample = program.compile(self._sample)
         self.kinds = set()
 
@@ -208,9 +209,12 @@ class Run:
         *((mode, {}) for mode in AutoresetMode),
         (AutoresetMode.DISABLED, {"padding": "zero"}),
         (AutoresetMode.NEXT_STEP, {"clip_rewards": True}),
+        (AutoresetMode.SAME_STEP, {"device": "cpu"}),
     ],
 )
-def test_every_window_is_what_was_seen(mode, settings):
+def test_every_window_is_what_was_seen(monkeypatch, mode, settings):
+    if "device" in settings:
+        monkeypatch.setattr(backend, "device_kind", lambda: "gpu")
     run = Run(mode, **settings)
     for _ in range(110):
         run.step()

@@ -191,7 +191,7 @@ def test_more_than_the_device_has():
 
 
 def test_what_would_fit(monkeypatch):
-    monkeypatch.setattr(backend, "memory_available", lambda: 230_000)
+    monkeypatch.setattr(backend, "memory_available", lambda **where: 230_000)
     message = (
         "A replay of 20,000 rows needs 0.00 GB and the device has 0.00 GB left. About 9,000 rows would fit. "
         "Received: capacity=20000"
@@ -206,9 +206,9 @@ def test_what_would_fit(monkeypatch):
     [((), "bool", 16), ((84, 84), "uint8", 84 * 84 + 15), ((3,), "float16", 21), ((2,), "bfloat16", 19)],
 )
 def test_the_bytes_of_a_row(monkeypatch, shape, dtype, row):
-    monkeypatch.setattr(backend, "memory_available", lambda: row * 20)
+    monkeypatch.setattr(backend, "memory_available", lambda **where: row * 20)
     build(capacity=20, shape=shape, dtype=dtype)
-    monkeypatch.setattr(backend, "memory_available", lambda: row * 20 - 1)
+    monkeypatch.setattr(backend, "memory_available", lambda **where: row * 20 - 1)
     with pytest.raises(MemoryError):
         build(capacity=20, shape=shape, dtype=dtype)
 
@@ -219,7 +219,7 @@ def test_memory_that_the_device_does_not_tell(monkeypatch):
             raise backend.AllocationError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
         raise backend.AllocationError(None, None, "OOM when allocating tensor")
 
-    monkeypatch.setattr(backend, "memory_available", lambda: None)
+    monkeypatch.setattr(backend, "memory_available", lambda **where: None)
     monkeypatch.setattr("sota_dqn.replay.Storage", full)
     message = "A replay of 10,000,000 rows needs 0.23 GB, more than the device has left. Received: capacity=10000000"
     with pytest.raises(MemoryError, match=message):

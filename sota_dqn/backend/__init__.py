@@ -1,15 +1,18 @@
 """Floor 0: what differs between TensorFlow and JAX, and nothing else.
 
 Each backend file offers the same few names: `Program` (compile, repeat, gradient, apply, fused), `read_rows`,
-`write_rows`, `assign_slices`, `device_kind`, `device_memory`, `AllocationError`, `wait` and `asynchronous`. Everything
-above them is plain stateful Keras, written once. How a program is compiled is decided here, by `plan`. To support
-another Keras backend, write its file and add it below.
+`write_rows`, `assign_slices`, `call_host`, `device_kind`, `device_memory`, `AllocationError`, `wait` and
+`asynchronous`. Everything above them is plain stateful Keras, written once. How a program is compiled is decided here,
+by `plan`, and so is whether rows are on the device or the host. To support another Keras backend, write its file and
+add it below.
 """
 
 import os
 from typing import NamedTuple
 
 import keras
+
+from sota_dqn.backend.host import HostRows
 
 BACKEND = keras.config.backend()
 
@@ -25,12 +28,9 @@ else:
 
 AllocationError = _backend.AllocationError
 Program = _backend.Program
-assign_slices = _backend.assign_slices
 asynchronous = _backend.asynchronous
 device_kind = _backend.device_kind
-read_rows = _backend.read_rows
 wait = _backend.wait
-write_rows = _backend.write_rows
 
 
 class Plan(NamedTuple):
@@ -41,15 +41,17 @@ class Plan(NamedTuple):
     threads: bool  # one operation may use several CPU threads
 
 
-def plan(*, convolutions, backend=BACKEND, device=None):
+def plan(*, convolutions, host_rows=False, backend=BACKEND, device=None):
     """Returns the fastest way to compile a program, as measured by `benchmarks/updates.py`.
 
     Dense networks and accelerators: XLA, with the repetitions fused. XLA's CPU backend runs a convolution inside a loop
     20 times slower than outside it, so there JAX unrolls and TensorFlow takes the plain graph. Small dense operations
-    lose more to waking threads than they win, and the other core is busy with the environments.
+    lose more to waking threads than they win, and the other core is busy with the environments. XLA on
+    TensorFlow cannot call the host.
 
     Args:
         convolutions: Whether the program runs convolutions.
+        host_rows: Whether it reads rows in host memory.
         backend: `"tensorflow"` or `"jax"`.
         device: `"cpu"` or `"gpu"`; None asks the backend.
 
@@ -59,15 +61,46 @@ def plan(*, convolutions, backend=BACKEND, device=None):
     on_cpu = (device or device_kind()) == "cpu"
     slow_loop = on_cpu and convolutions
     return Plan(
-        xla=not (slow_loop and backend == "tensorflow"),
+        xla=not ((slow_loop or host_rows) and backend == "tensorflow"),
         fused=not (slow_loop and backend == "jax"),
         threads=convolutions or not on_cpu,
     )
 
 
-def memory_available():
-    """Returns the bytes that the device can still allocate, or None where the system does not tell."""
-    if device_kind() != "cpu":
+def make_rows(shape, dtype, name, *, host=False):
+    """Returns rows of zeros, `[rows, *O]`: a variable on the device, or `HostRows`."""
+    if host:
+        return HostRows(shape, dtype, name)
+    return keras.Variable("zeros", shape=shape, dtype=dtype, trainable=False, autocast=False, name=name)
+
+
+def read_rows(variable, rows):
+    """Returns `variable[rows]` along the first axis; `rows`: `[...]` int32."""
+    if isinstance(variable, HostRows):
+        shape = (*rows.shape, *variable.shape[1:])
+        return _backend.call_host(variable.read, shape, variable.dtype, rows)
+    return _backend.read_rows(variable, rows)
+
+
+def write_rows(variable, rows, values):
+    """Assigns `variable[rows] = values` in place; `rows`: `[M]`, or `[M, 2]` for single elements of a matrix; int32."""
+    if isinstance(variable, HostRows):
+        _backend.call_host(variable.write, None, None, rows, values)
+    else:
+        _backend.write_rows(variable, rows, values)
+
+
+def assign_slices(variable, values, size):
+    """Assigns a large array on the host to `variable`, without a second copy of it; `size` rows at a time."""
+    if isinstance(variable, HostRows):
+        variable.assign(values)
+    else:
+        _backend.assign_slices(variable, values, size)
+
+
+def memory_available(*, host=False):
+    """Returns the bytes that the device, or the host, can still allocate, or None where the system does not tell."""
+    if device_kind() != "cpu" and not host:
         return _backend.device_memory()
     try:
         with open("/proc/meminfo") as file:

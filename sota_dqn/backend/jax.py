@@ -5,7 +5,9 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import keras
+from jax.experimental import io_callback
 
+from sota_dqn.backend.host import HostRows
 from sota_dqn.types import Compiled
 
 AllocationError = jax.errors.JaxRuntimeError  # what a variable that does not fit into the memory raises
@@ -15,15 +17,15 @@ class Program:
     """Variables, and the functions over them that are compiled.
 
     Args:
-        reads: The `keras.Variable`s that the functions only read.
+        reads: The `keras.Variable`s that the functions only read; `HostRows` are left out.
         writes: Those that they may assign. Their old values are donated: whoever holds one outside loses it.
         plan: A `Plan`.
     """
 
     def __init__(self, reads, writes, plan):
         written = {id(variable) for variable in writes}
-        self.reads = [variable for variable in reads if id(variable) not in written]
-        self.writes = list(writes)
+        self.reads = [x for x in reads if id(x) not in written and not isinstance(x, HostRows)]
+        self.writes = [x for x in writes if not isinstance(x, HostRows)]
         self.plan = plan
         for variable in [*self.reads, *self.writes]:
             if variable.value.weak_type:  # as of `keras.Variable(1.0)`: what is assigned later would compile anew
@@ -134,6 +136,15 @@ def write_rows(variable, rows, values):
     """Assigns `variable[rows] = values` in place; `rows`: `[M]`, or `[M, 2]` for single elements of a matrix; int32."""
     where = (rows[:, 0], rows[:, 1]) if rows.ndim == 2 else rows
     variable.assign(variable.value.at[where].set(values))
+
+
+def call_host(function, shape, dtype, *arguments):
+    """Returns what `function` of arrays on the host returns: one array, or nothing where `shape` is None.
+
+    Calls are made in the order of the program, and of the programs that are called after each other.
+    """
+    result = None if shape is None else jax.ShapeDtypeStruct(shape, dtype)
+    return io_callback(function, result, *arguments, ordered=True)
 
 
 def device_kind():

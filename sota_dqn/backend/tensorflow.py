@@ -96,6 +96,17 @@ def write_rows(variable, rows, values):
         variable.value.scatter_update(tf.IndexedSlices(values, rows))
 
 
+def call_host(function, shape, dtype, *arguments):
+    """Returns what `function` of arrays on the host returns: one array, or nothing where `shape` is None.
+
+    Calls are made in the order of the program, and of the programs that are called after each other.
+    """
+    if shape is None:
+        tf.numpy_function(function, arguments, [])
+        return None
+    return tf.ensure_shape(tf.numpy_function(function, arguments, dtype), shape)
+
+
 def device_kind():
     """Returns `"cpu"` or `"gpu"`, whatever kind of accelerator it is."""
     return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
