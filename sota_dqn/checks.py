@@ -19,10 +19,13 @@ def check_positive(**numbers):
 
 
 def check_id(env):
-    """Raises ValueError where the id is not registered, with the nearest ones, and ImportError where ale-py is missing.
+    """Raises ValueError where the id is not registered, with the nearest ones, TypeError where it is no string, and
+    ImportError where ale-py is missing.
 
     Atari games are registered here: ale-py does so when it is imported.
     """
+    if not isinstance(env, str):
+        raise TypeError(f"An environment's id must be a string. Received: {env!r}")
     if env.startswith("ALE/"):
         try:
             importlib.import_module("ale_py")

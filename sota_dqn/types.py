@@ -75,8 +75,8 @@ def recorded(factory):
 
         @functools.wraps(initialize)
         def remember(self, *args, **kwargs):
+            initialize(self, *args, **kwargs)  # first: its error names the class
             self.recipe = (factory, arguments(*args, **kwargs))
-            initialize(self, *args, **kwargs)
 
         factory.__init__ = remember  # type: ignore[misc]
         return factory

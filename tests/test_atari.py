@@ -111,6 +111,8 @@ def test_bad_options(settings, message):
 def test_what_is_no_game():
     with pytest.raises(ValueError, match="must be that of an Atari game with pictures. Received: id='CartPole-v1'"):
         Atari("CartPole-v1")
+    with pytest.raises(TypeError, match="An environment's id must be a string. Received: 5"):
+        Atari(5)
     with pytest.raises(ValueError, match=r"Unknown environment id. Did you mean .*ALE/MsPacman-v5.* Received: env="):
         make_trainer("ALE/MsPackman-v5")
     with pytest.raises(ValueError, match=r"frame skip from .*pass Atari\('Breakout-v4', frameskip=4\)"):

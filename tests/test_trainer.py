@@ -399,7 +399,7 @@ def test_a_replay_that_is_too_small(capacity, changes, message):
 
 
 def test_an_unknown_argument():
-    with pytest.raises(TypeError, match="learning_rate"):
+    with pytest.raises(TypeError, match="DQNTrainer.* got an unexpected keyword argument 'learning_rate'"):
         make(learning_rate=0.1)
     trainer = make()
     with pytest.raises(TypeError, match="step"):
