@@ -20,6 +20,7 @@ class Episode(NamedTuple):
     stream: int
     episode_return: float
     episode_length: int  # environment steps
+    policy: str | None = None  # the one of a mixture that played it
 
 
 class Choice:
@@ -27,7 +28,7 @@ class Choice:
 
     Args:
         model: A Keras model, `[B, *O]` to `[B, A]`.
-        policy: A function `(values [B, A], uniform [B], step []) -> [B]` int32.
+        policy: A function `(values [B, A], uniform [B], step []) -> [B]` int32, or a `Selection` of such.
         random: The `numpy.random.Generator` that draws the uniform numbers.
         convolutions: Whether the model convolves.
         stacked: Whether observations come as `[B, k, *O]` stacks of frames.
@@ -36,19 +37,25 @@ class Choice:
     def __init__(self, model, policy, *, random, convolutions, stacked):
         self.random = random
 
-        def choose(observations, uniform, step):
+        def choose(observations, uniform, step, which=None):
             if stacked:
                 observations = merge_frames(observations)
             values = ops.cast(model(observations, training=False), "float32")  # whatever it computes in
-            return ops.cast(policy(values, uniform, step), "int32")
+            if which is None:
+                return ops.cast(policy(values, uniform, step), "int32")
+            actions = ops.stack([ops.cast(part(values, uniform, step), "int32") for part in policy.parts])
+            return ops.take_along_axis(actions, which[None], axis=0)[0]
 
         program = backend.Program(model.variables, [], backend.plan(convolutions=convolutions))
         self._choose = program.compile(choose)
 
-    def __call__(self, observations, step):
-        """Returns actions for `observations` (`[B, ...]`) at environment step `step`: `[B]`, still on the device."""
+    def __call__(self, observations, step, *which):
+        """Returns actions for `observations` (`[B, ...]`) at environment step `step`: `[B]`, still on the device.
+
+        A `Selection` needs to know `which` of its parts act, `[B]` int32.
+        """
         uniform = self.random.random(len(observations), dtype="float32")
-        return self._choose(observations, uniform, np.float32(step))
+        return self._choose(observations, uniform, np.float32(step), *which)
 
 
 class Frames:
@@ -101,6 +108,8 @@ class Actor:
         self.lengths = np.zeros(num_envs, "int64")
         self.learner: Any = None
         self.choice: Any = None
+        self.selection: Any = None
+        self.begun = np.ones(num_envs, bool)  # where the next action is an episode's first
         self._rewards: list[list[float]] = [
             [] for _ in range(num_envs)
         ]  # since the last termination, where returns to go are stored
@@ -112,11 +121,19 @@ class Actor:
         """Resets the environments."""
         self._begin(self.environments.reset())
 
-    def connect(self, learner, choice, *, steps_per_chunk):
-        """Tells where rows go and how actions are chosen; a chunk holds `steps_per_chunk` steps of all environments."""
+    def connect(self, learner, choice, *, selection=None, steps_per_chunk):
+        """Tells where rows go and how actions are chosen.
+
+        Args:
+            learner: A `Learner`.
+            choice: A function `(observations [E, ...], step) -> [E]`.
+            selection: The `Selection` whose decisions `choice` takes too, or None.
+            steps_per_chunk: Steps of all environments between two writes.
+        """
         num_envs = self.environments.num_envs
         self.learner = learner
         self.choice = choice
+        self.selection = selection
         size = num_envs * (steps_per_chunk + 1)
         shape, dtype = self.preprocess.shape, self.preprocess.dtype
         self._steps = Steps(
@@ -131,7 +148,9 @@ class Actor:
 
     def choose(self, step):
         """Returns the actions to take, `[E]`, still on the device."""
-        return self.choice(self.stacked, step)
+        if self.selection is None:
+            return self.choice(self.stacked, step)
+        return self.choice(self.stacked, step, self.selection.select(self.begun, self.lengths, step))
 
     def step(self, actions):
         """Steps every environment and keeps the rows.
@@ -168,6 +187,7 @@ class Actor:
             self._append(ended, final[ended], 0, 0.0, False, False)
         self.observation = observation
         self.stacked = self.frames(observation, outcome.begun)
+        self.begun = outcome.begun
         self._torn = False
         return episodes
 
@@ -193,6 +213,8 @@ class Actor:
         return {
             "environments": self.environments.state(),
             "count": self.count.tolist(),
+            "begun": self.begun.tolist(),
+            "selection": None if self.selection is None else self.selection.state(),
         }
 
     def restore(self, state, observation, stack):
@@ -207,10 +229,13 @@ class Actor:
             Whether the environments are back to where they were.
         """
         self.count = np.array(state["count"], "int64")
+        if self.selection is not None and state["selection"] is not None:
+            self.selection.restore(state["selection"])
         if self.environments.exact:
             replayed, rewards = self.environments.restore(state["environments"])
             if replayed is not None and np.array_equal(self.preprocess(replayed), observation):
                 self._resume(observation, rewards)
+                self.begun = np.array(state["begun"])
                 self.frames.stack = stack
                 self.stacked = observation if stack is None else stack.copy()
                 return True
@@ -225,9 +250,9 @@ class Actor:
     def _begin(self, observation):
         """Takes note of first observations."""
         self.observation = self.preprocess(observation)
-        begun = np.ones(len(observation), bool)
-        self._check(np.zeros(len(observation)), self.observation, None, begun)
-        self.stacked = self.frames(self.observation, begun)
+        self.begun = np.ones(len(observation), bool)
+        self._check(np.zeros(len(observation)), self.observation, None, self.begun)
+        self.stacked = self.frames(self.observation, self.begun)
 
     def _learned(self, reward):
         """Returns the rewards that are learned from."""
@@ -258,10 +283,18 @@ class Actor:
         if self.discount is not None:
             self._collect_returns(outcome)
         ended = outcome.ended
-        episodes = [Episode(int(e), float(self.returns[e]), int(self.lengths[e])) for e in np.flatnonzero(ended)]
+        episodes = [self._episode(stream) for stream in np.flatnonzero(ended)]
         self.returns[ended] = 0.0
         self.lengths[ended] = 0
         return episodes
+
+    def _episode(self, stream):
+        """Returns the episode that ended in a stream."""
+        length, policy = int(self.lengths[stream]), None
+        if self.selection is not None:
+            policy = self.selection.name(stream)
+            self.selection.ended(stream, length)
+        return Episode(int(stream), float(self.returns[stream]), length, policy)
 
     def _collect_returns(self, outcome):
         """Computes the returns to go of the rows that a termination ends."""

@@ -24,11 +24,12 @@ from sota_dqn.version import __version__
 
 __all__ = ["Checkpoint", "check_directory", "decode", "encode", "load_model", "save"]
 
-FORMAT = 1
+FORMAT = 2
 MODULES = (
     "atari",
     "layers",
     "losses",
+    "mixtures",
     "policies",
     "preprocessing",
     "replay",
@@ -190,6 +191,8 @@ def encode(value, name):
         return value.item()
     if isinstance(value, (list, tuple)):
         return [encode(item, name) for item in value]
+    if isinstance(value, dict):  # in pairs, since keys may be numbers
+        return {"dict": [[encode(key, name), encode(item, name)] for key, item in value.items()]}
     if hasattr(value, "recipe"):
         factory, arguments = value.recipe
         public = _public_name(factory)
@@ -214,6 +217,8 @@ def decode(value, name):
         raise ValueError(
             f"The checkpoint cannot hold `{name}` ({value['given']}). Pass it again: load(path, {name}=...)."
         )
+    if "dict" in value:
+        return {key: decode(item, name) for key, item in value["dict"]}
     found = _look_up(value.get("name", value.get("call")))
     if "name" in value:
         return found

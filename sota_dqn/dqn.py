@@ -36,8 +36,8 @@ class DQNTrainer(Trainer):
         clip_rewards: Whether rewards are clipped to [-1, 1] for learning; returns that are logged are not. None does so
             for Atari games.
         replay: A `Replay`; None for one of 100,000 rows.
-        policy: A function `(values [E, A], uniform [E], step []) -> [E]`; None for epsilon-greedy, 1 to 0.05 in 20,000
-            steps.
+        policy: A function `(values [E, A], uniform [E], step []) -> [E]`, or a `policies.Mixture` of such; None for
+            epsilon-greedy, 1 to 0.05 in 20,000 steps.
         target: A function `NextState -> [B]`, see `targets`.
         target_update: In (0, 1), the part of the model that is blended into the target model after every update; an
             integer from 1 on, the updates between two copies; None for no target model.

@@ -11,14 +11,28 @@ any function of the three, made of `keras.ops`:
 
 To add one here, write a class with `__call__`, decorated with `recorded` so that a checkpoint can name it. Where a
 policy has the attribute `epsilon`, a schedule, the trainer logs it.
+
+`Switching`, `AdvSwitch` and `Mixture`, from mixtures.py, are made of such policies.
 """
 
+import numpy as np
 from keras import ops
 
+from sota_dqn.mixtures import AdvSwitch, Mixture, Switching
 from sota_dqn.schedules import as_schedule
 from sota_dqn.types import recorded
 
-__all__ = ["Boltzmann", "EpsilonGreedy", "Greedy"]
+__all__ = [
+    "AdvSwitch",
+    "ApeX",
+    "Boltzmann",
+    "Certainty",
+    "EpsilonGreedy",
+    "Greedy",
+    "Mixture",
+    "Random",
+    "Switching",
+]
 
 
 @recorded
@@ -43,12 +57,40 @@ class EpsilonGreedy:
             raise ValueError(f"Argument `epsilon` must be in [0, 1]. Received: epsilon={epsilon}")
 
     def __call__(self, values, uniform, step):
-        epsilon = self.epsilon(step)
-        num_actions = values.shape[-1]
-        # Where uniform < epsilon, uniform / epsilon is uniform in [0, 1) again: one number serves both draws.
-        position = uniform / ops.maximum(epsilon, 1e-9) * num_actions
-        random = ops.cast(ops.minimum(position, num_actions - 1), "int32")
-        return ops.where(uniform < epsilon, random, ops.cast(ops.argmax(values, axis=-1), "int32"))
+        return _epsilon_greedy(values, uniform, self.epsilon(step))
+
+
+@recorded
+class ApeX:
+    """Epsilon-greedy with an epsilon of its own for each stream, `epsilon^(1 + i alpha / (E - 1))` for stream i of E.
+
+    After Horgan et al. 2018. From the first stream's, which explores most, it falls to `epsilon^(1 + alpha)`.
+
+    Args:
+        epsilon: That of the first stream, in (0, 1); of the only one, where there is one.
+        alpha: How much less the last one explores, at least 0.
+    """
+
+    def __init__(self, epsilon=0.4, alpha=7.0):
+        if not 0 < epsilon < 1:
+            raise ValueError(f"Argument `epsilon` must be above 0 and below 1. Received: epsilon={epsilon}")
+        if not 0 <= alpha < float("inf"):
+            raise ValueError(f"Argument `alpha` must be at least 0 and finite. Received: alpha={alpha}")
+        self.base = epsilon
+        self.alpha = alpha
+
+    def __call__(self, values, uniform, step):
+        streams = np.arange(values.shape[0])
+        exponents = 1.0 + streams * self.alpha / max(1, len(streams) - 1)
+        return _epsilon_greedy(values, uniform, (self.base**exponents).astype("float32"))
+
+
+@recorded
+class Random:
+    """Any action, with equal probabilities."""
+
+    def __call__(self, values, uniform, step):
+        return _any_action(uniform, values.shape[-1])
 
 
 @recorded
@@ -68,8 +110,49 @@ class Boltzmann:
     def __call__(self, values, uniform, step):
         temperature = ops.maximum(self.temperature(step), 1e-30)
         weights = ops.exp((values - ops.max(values, axis=-1, keepdims=True)) / temperature)  # [E, A]
-        # Rounding must not choose an action that has no probability. A parallel sum may grow at a weight of zero, so
-        # such actions reach nowhere; and a number that was rounded to 1 stays below the sum.
-        reach = ops.where(weights > 0, ops.cumsum(weights, axis=-1), 0.0)
-        drawn = uniform * (1.0 - 1e-6) * ops.max(reach, axis=-1)  # [E]
-        return ops.cast(ops.argmax(ops.cast(reach > drawn[:, None], "int32"), axis=-1), "int32")
+        return _draw(weights, uniform)
+
+
+@recorded
+class Certainty:
+    """An action with a probability proportional to `max(0, value - best value + margin) + base`.
+
+    What is nearly as good as the best is taken nearly as often; what is worse by `margin` or more, hardly ever.
+
+    Args:
+        margin: In the unit of the values, above 0.
+        base: The weight that any action has, at least 0; that of the best is `margin + base`.
+    """
+
+    def __init__(self, margin=1.0, base=0.02):
+        if not 0 < margin < float("inf"):
+            raise ValueError(f"Argument `margin` must be above 0 and finite. Received: margin={margin}")
+        if not 0 <= base < float("inf"):
+            raise ValueError(f"Argument `base` must be at least 0 and finite. Received: base={base}")
+        self.margin = margin
+        self.base = base
+
+    def __call__(self, values, uniform, step):
+        distance = values - ops.max(values, axis=-1, keepdims=True)
+        return _draw(ops.maximum(distance + self.margin, 0.0) + self.base, uniform)
+
+
+def _any_action(uniform, num_actions):
+    """Returns actions that `uniform` (`[E]`, in [0, 1)) draws with equal probabilities: `[E]` int32."""
+    return ops.cast(ops.minimum(uniform * num_actions, num_actions - 1), "int32")
+
+
+def _epsilon_greedy(values, uniform, epsilon):
+    """Returns epsilon-greedy actions, `[E]` int32; `epsilon`: `[]` or `[E]`."""
+    # Where uniform < epsilon, uniform / epsilon is uniform in [0, 1) again: one number serves both draws.
+    random = _any_action(uniform / ops.maximum(epsilon, 1e-9), values.shape[-1])
+    return ops.where(uniform < epsilon, random, ops.cast(ops.argmax(values, axis=-1), "int32"))
+
+
+def _draw(weights, uniform):
+    """Returns actions that `uniform` (`[E]`) draws with probabilities proportional to `weights` (`[E, A]`)."""
+    # Rounding must not choose an action that has no probability. A parallel sum may grow at a weight of zero, so
+    # such actions reach nowhere; and a number that was rounded to 1 stays below the sum.
+    reach = ops.where(weights > 0, ops.cumsum(weights, axis=-1), 0.0)
+    drawn = uniform * (1.0 - 1e-6) * ops.max(reach, axis=-1)  # [E]
+    return ops.cast(ops.argmax(ops.cast(reach > drawn[:, None], "int32"), axis=-1), "int32")

@@ -19,10 +19,12 @@ class Epoch:
 
     Args:
         metrics: The names of what an update returns.
+        policies: The names of the policies that play whole episodes, where a mixture assigns them.
     """
 
-    def __init__(self, metrics):
+    def __init__(self, metrics, policies=()):
         self.metrics = metrics
+        self.policies = policies
         self._until: int | None = None  # the total of steps at which the epoch ends
         self._clear()
 
@@ -41,6 +43,7 @@ class Epoch:
         """Takes note of an episode that ended."""
         self.returns.append(episode.episode_return)
         self.lengths.append(episode.episode_length)
+        self.played.append(episode.policy)
 
     def learned(self, metrics):
         """Takes note of the metrics of one compiled call, `[K]` each, which may still be on the device."""
@@ -55,6 +58,8 @@ class Epoch:
         logs = {
             "episode_return": _mean(self.returns),
             "episode_length": _mean(self.lengths),
+            **self._by_policy("episode_return", self.returns),
+            **self._by_policy("episode_length", self.lengths),
             "episodes": episodes,
             "steps": steps,
             "updates": updates,
@@ -72,6 +77,7 @@ class Epoch:
         return {
             "returns": self.returns,
             "lengths": self.lengths,
+            "played": self.played,
             "calls": self.calls,
             "values": self._values,
             "until": self._until,
@@ -80,13 +86,19 @@ class Epoch:
     def restore(self, state):
         """Goes on where `state` was taken."""
         self.returns, self.lengths = list(state["returns"]), list(state["lengths"])
+        self.played = list(state["played"])
         self.calls, self._values, self._until = state["calls"], state["values"], state["until"]
 
     def _clear(self):
-        self.returns, self.lengths, self.calls = [], [], 0
+        self.returns, self.lengths, self.played, self.calls = [], [], [], 0
         self._values = {name: [] for name in self.metrics}
         self._waiting = []
         self._until = None
+
+    def _by_policy(self, what, values):
+        """Returns the mean of the episodes that each policy played, by `what/NAME`."""
+        played = list(zip(self.played, values, strict=True))
+        return {f"{what}/{name}": _mean([value for by, value in played if by == name]) for name in self.policies}
 
     def _collect(self):
         for metrics in self._waiting:

@@ -1,12 +1,14 @@
 """What of a trainer is in a checkpoint, and how a trainer takes it over again."""
 
+import pathlib
+
 import keras
 import numpy as np
 
 from sota_dqn import backend, checkpoint
 from sota_dqn.spaces import describe_space
 
-__all__ = ["arguments_of", "load_model", "restore", "save"]
+__all__ = ["arguments_of", "load_model", "rescue", "restore", "save"]
 
 
 def save(trainer, path, *, replay):
@@ -37,6 +39,16 @@ def save(trainer, path, *, replay):
     if trainer.frame_stack is not None:
         arrays["actor_frames"] = trainer.actor.frames.stack
     checkpoint.save(path, config=config, state=state, model=trainer.model, arrays=arrays)
+
+
+def rescue(trainer, error, path, *, replay):
+    """Writes a checkpoint after `error`, and notes in it where that is."""
+    try:
+        path = pathlib.Path(path).absolute()
+        save(trainer, path, replay=replay)
+        error.add_note(f"What was learned so far is in {path}: {type(trainer).__name__}.load({str(path)!r}) goes on.")
+    except Exception as failure:
+        error.add_note(f"A checkpoint could not be written to {path} either: {failure}")
 
 
 def arguments_of(found, given):

@@ -6,7 +6,6 @@
 import abc
 import inspect
 import math
-import pathlib
 
 import keras
 import numpy as np
@@ -17,6 +16,7 @@ from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive
 from sota_dqn.environments import Environments, episode_seeds, make_evaluation_factory, make_vector
 from sota_dqn.evaluation import describe, play_episodes, summarize
+from sota_dqn.mixtures import Selection
 from sota_dqn.models import check_model, has_convolutions
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
@@ -85,7 +85,8 @@ class Trainer(abc.ABC):
             self.actor.stacked if frame_stack is None else merge_frames(keras.ops.convert_to_tensor(self.actor.stacked))
         )
         check_model(model, stacked, int(environments.action_space.n))
-        self.random = dict(zip(("sampling", "acting"), np.random.default_rng(seed).spawn(2), strict=True))
+        names = ("sampling", "acting", "selecting")
+        self.random = dict(zip(names, np.random.default_rng(seed).spawn(len(names)), strict=True))
         self.updates_per_call = updates_per_call or self._good_updates_per_call()
         self.frame_stack = frame_stack
         self.learner = self.build()
@@ -96,15 +97,17 @@ class Trainer(abc.ABC):
                 f"Argument `learning_starts` must be at least {ready} with {self.num_envs} environments and batches of "
                 f"{batch_size}. Received: learning_starts={learning_starts}"
             )
-        self.actor.connect(
-            self.learner, self._choice(self.policy, self.random["acting"]), steps_per_chunk=self._steps_per_call()
-        )
+        selection = self.policy if isinstance(self.policy, Selection) else None
+        if selection:
+            selection.start(self.num_envs, self.random["selecting"])
+        choice = self._choice(self.policy, self.random["acting"])
+        self.actor.connect(self.learner, choice, selection=selection, steps_per_chunk=self._steps_per_call())
         self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))  # called with epsilon for the step
         self.steps = self.episodes = self.evaluations = 0
         self.history: dict[str, list[float]] = {}
         self.profile: dict[str, float] = {}
         self.origin = (self.learning_starts, 0)  # steps and updates from which `updates_per_step` counts
-        self.epoch = Epoch(self.learner.metrics)
+        self.epoch = Epoch(self.learner.metrics, selection.names if selection else ())
 
     @abc.abstractmethod
     def build(self):
@@ -204,12 +207,7 @@ class Trainer(abc.ABC):
             self._frames(),
             seeds=seeds,
         )
-        return summarize(
-            returns,
-            lengths,
-            seeds,
-            protocol=describe(epsilon, episodes, self._protocol),
-        )
+        return summarize(returns, lengths, seeds, protocol=describe(epsilon, episodes, self._protocol))
 
     def save(self, path, *, replay=True):
         """Writes a checkpoint: a directory that `load` and `DQNInference` read.
@@ -303,6 +301,7 @@ class Trainer(abc.ABC):
                 "episode_length": episode.episode_length,
                 "steps": self.steps,
                 "stream": episode.stream,
+                "policy": episode.policy,
             }
             for listener in on_episode_end:
                 listener(number, logs)
@@ -377,15 +376,10 @@ class Trainer(abc.ABC):
         return listeners
 
     def _rescue(self, listeners, error):
-        """Sees to it that what was learned is on the disk, and says where."""
+        """Sees to it that what was learned before `error` is on the disk."""
         kept = next((c for c in listeners.callbacks if isinstance(c, callbacks.Checkpoint)), None)
-        path = kept.path if kept else f"sota_dqn-rescue-{self.steps}"
-        try:
-            path = pathlib.Path(path).absolute()
-            self.save(path, replay=kept is None or kept.replay)
-            error.add_note(f"What was learned so far is in {path}: {type(self).__name__}.load({str(path)!r}) goes on.")
-        except Exception as failure:
-            error.add_note(f"A checkpoint could not be written to {path} either: {failure}")
+        path = f"sota_dqn-rescue-{self.steps}" if kept is None else kept.path
+        snapshot.rescue(self, error, path, replay=kept is None or kept.replay)
 
 
 def _check_parts(replay, policy, batch_size, seed):
@@ -394,7 +388,9 @@ def _check_parts(replay, policy, batch_size, seed):
         raise TypeError(f"Argument `replay` must be a `Replay`. Received: replay={replay!r}")
     if replay is not None:
         replay.check_unused(batch_size)
-    if policy is not None and not callable(policy):
+    if isinstance(policy, Selection) and policy.random is not None:
+        raise ValueError("Argument `policy` already belongs to another trainer: make one for each.")
+    if policy is not None and not callable(policy) and not isinstance(policy, Selection):
         raise TypeError(f"Argument `policy` must be a function of values. Received: policy={policy!r}")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"Argument `seed` must be an integer of at least 0. Received: seed={seed!r}")

@@ -19,6 +19,7 @@ FLOORS = [
     {"targets", "returns", "losses", "schedules", "graphs", "spaces"},
     {
         "layers",
+        "mixtures",
         "policies",
         "preprocessing",
         "samplers",
@@ -37,7 +38,7 @@ FLOORS = [
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 # (importer, imported) on one floor.
-SIDEWAYS = {("actor_pool", "actor"), ("backend", "types"), ("snapshot", "checkpoint")}
+SIDEWAYS = {("actor_pool", "actor"), ("backend", "types"), ("policies", "mixtures"), ("snapshot", "checkpoint")}
 
 # Who may import what not everyone may.
 IMPORTERS = {

@@ -148,3 +148,39 @@ def test_policies_remember_how_they_were_made():
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_random():
+    actions = act(policies.Random(), repeated([9, 0, 0, 0], 8), [0, 0.24, 0.26, 0.49, 0.51, 0.74, 0.76, ALMOST_ONE])
+    np.testing.assert_array_equal(actions, [0, 0, 1, 1, 2, 2, 3, 3])
+
+
+def test_apex_explores_less_from_stream_to_stream():
+    # 0.4^1, 0.4^4.5, 0.4^8 for three streams; half of what explores takes action 1.
+    epsilon = 0.4 ** np.array([1, 4.5, 8])
+    for below, expected in ((0.99, 1), (1.01, 0)):
+        np.testing.assert_array_equal(act(policies.ApeX(), repeated([9, 0], 3), epsilon * below), [expected] * 3)
+    np.testing.assert_array_equal(act(policies.ApeX(0.3), repeated([9, 0], 1), [0.29]), [1])
+    np.testing.assert_array_equal(act(policies.ApeX(0.3), repeated([9, 0], 1), [0.31]), [0])
+
+
+def test_certainty_by_hand():
+    # Within 2 of the best are the second, by 0.5, and the best itself.
+    values = repeated([-7, 4.5, 6, 3.9], 65_000)
+    share = np.bincount(act(policies.Certainty(margin=2, base=0.5), values, grid(65_000)), minlength=4) / 65_000
+    np.testing.assert_allclose(share, np.array([0.5, 1.0, 2.5, 0.5]) / 4.5, atol=1e-4)
+    assert set(act(policies.Certainty(1, base=0), repeated([0, -5, 0.5], 100), grid(100))) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: policies.ApeX(epsilon=0), "`epsilon` must be above 0 and below 1. Received: epsilon=0"),
+        (lambda: policies.ApeX(alpha=-1), "`alpha` must be at least 0 and finite. Received: alpha=-1"),
+        (lambda: policies.Certainty(margin=0), "`margin` must be above 0 and finite. Received: margin=0"),
+        (lambda: policies.Certainty(base=-0.1), "`base` must be at least 0 and finite. Received: base=-0.1"),
+    ],
+)
+def test_bad_settings_of_the_others(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
