@@ -1,4 +1,4 @@
-"""Callbacks that need the trainer: evaluation, checkpoints, the learning curve and the progress display.
+"""Callbacks that need the trainer: evaluation, checkpoints, records, the learning curve and the progress display.
 
 Keras's own callbacks work unchanged beside them. A Keras *epoch* is one reporting interval, and its `logs` have the
 names that the README lists. To add one, subclass `Callback` and override Keras's hooks or `on_episode_end`:
@@ -6,6 +6,7 @@ names that the README lists. To add one, subclass `Callback` and override Keras'
 the order in which they were passed: what one writes, those after it see.
 """
 
+import json
 import math
 import pathlib
 import shutil
@@ -18,7 +19,7 @@ import keras
 from sota_dqn import plots
 from sota_dqn.files import check_writable, replacing
 
-__all__ = ["Callback", "Checkpoint", "Evaluation", "LearningCurve", "Progress"]
+__all__ = ["Callback", "Checkpoint", "Evaluation", "LearningCurve", "Progress", "RunLog"]
 
 
 class Callback(keras.callbacks.Callback):
@@ -38,7 +39,7 @@ class Callback(keras.callbacks.Callback):
         Args:
             episode: How many had ended before, over all streams and the whole run.
             logs: A dict of `episode_return`, `episode_length` (environment steps), `steps` (total environment steps)
-                and `stream` (which of the environments).
+                `stream` (which of the environments) and `policy` (the one of a mixture that played it, or None).
         """
 
 
@@ -188,6 +189,52 @@ class LearningCurve(Callback):
     def _draw(self):
         plots.learning_curve(self.trainer.history, self.path, title=self.title)
         self._drawn = monotonic()
+
+
+class RunLog(Callback):
+    """Keeps a run's settings and curves in `run.json`, for `python -m sota_dqn.plot` to compare it with others.
+
+    The file holds `run` (an id that a resumed run keeps), `settings`, `model` (name and parameters) and `history`, the
+    logs of every epoch by name, None for NaN.
+
+    Args:
+        directory: Of the run. A run of another id in it is an error: it would be lost.
+        every: Seconds between two writings, at least. It is written when the training ends in any case.
+    """
+
+    def __init__(self, directory, *, every=10.0):
+        super().__init__()
+        if not every >= 0:
+            raise ValueError(f"Argument `every` must be at least 0. Received: every={every}")
+        self.path = pathlib.Path(directory) / "run.json"
+        self.every = every
+        self._written = -math.inf
+
+    def on_train_begin(self, logs=None):
+        check_writable(self.path)
+        if self.path.exists():
+            try:
+                found = json.loads(self.path.read_text())["run"]
+            except (ValueError, KeyError, TypeError):
+                found = None
+            if found != self.trainer.run:
+                raise ValueError(f"{self.path} is of another run, which would be lost. Choose another directory.")
+
+    def on_epoch_end(self, epoch, logs=None):
+        if monotonic() - self._written >= self.every:
+            self._write()
+
+    def on_train_end(self, logs=None):
+        self._write()
+
+    def _write(self):
+        trainer = self.trainer
+        history = {name: [_number(value) for value in values] for name, values in trainer.history.items()}
+        model = {"name": trainer.model.name, "parameters": trainer.model.count_params()}
+        record = {"run": trainer.run, "settings": trainer.settings, "model": model, "history": history}
+        with replacing(self.path) as path:
+            path.write_text(json.dumps(record, default=float) + "\n")
+        self._written = monotonic()
 
 
 class Progress(Callback):

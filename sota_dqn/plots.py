@@ -1,4 +1,4 @@
-"""Pictures as PNG files, drawn with matplotlib alone: the learning curve of a run and the diagram of a model.
+"""Pictures as PNG files, drawn with matplotlib alone: learning curves of a run or of several, the diagram of a model.
 
 To add one, build a `matplotlib.figure.Figure` and save it through `_save`; never `pyplot`, whose state is global. Which
 boxes a diagram has, and where they go, `sota_dqn.graphs` decides.
@@ -12,10 +12,11 @@ import numpy as np
 from sota_dqn.files import replacing
 from sota_dqn.graphs import graph, layout
 
-__all__ = ["learning_curve", "model_diagram"]
+__all__ = ["comparison", "learning_curve", "model_diagram"]
 
 INK, MUTED, GRID = "#2f3640", "#7b8591", "#e6e9ed"
 BLUE, ORANGE = "#4878a8", "#d1793f"
+LINES = (BLUE, ORANGE, "#3f8f86", "#8068a5", "#b09a4f", "#b5545c", "#5f6b78", "#8a9a3b")
 HEIGHT, GAP, MARGIN = 0.48, 0.3, 0.15  # of a box, between two, and around all, in inches
 BOLD, PLAIN = 0.093, 0.066  # mean width of a letter of a box's title and of its other text, in inches
 COLOURS = {"^Input": MUTED, "Conv": "#3f8f86", "LSTM|GRU|RNN": "#8068a5", "Norm": "#b09a4f"}  # by the layer's class
@@ -70,6 +71,64 @@ def learning_curve(history, path, *, title=None):
         _axes(axes, name)
         axes.set_xlabel("environment steps", fontsize=9, color=MUTED)
     _save(figure, path)
+
+
+def comparison(groups, path, *, x, y, title=None):
+    """Draws a curve for each group of runs: the mean of their curves, and a band around it.
+
+    The mean at any place is that of the runs that have come so far; the band is its 95 % bootstrap interval, over the
+    runs of the group, and is missing where there is one run.
+
+    Args:
+        groups: A dict of labels and lists of runs, each a pair of arrays: places, rising, and values.
+        path: Of the PNG file, which is replaced once the new one is complete. A missing directory is made.
+        x: What the places are.
+        y: What the values are.
+        title: Above the curves; None for none.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (label, runs) in enumerate(groups.items()):
+        places, mean, low, high = mean_curve(runs)
+        colour = LINES[number % len(LINES)]
+        name = f"{label} ({len(runs)} runs)" if len(runs) > 1 else label
+        axes.plot(places, mean, "o-" if len(places) == 1 else "-", color=colour, linewidth=1.6, label=name)
+        axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+    _axes(axes, y)
+    axes.set_xlabel(x, fontsize=9, color=MUTED)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best", handlelength=1.4)
+    if title:
+        axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
+    _save(figure, path)
+
+
+def mean_curve(runs, *, points=200, resamples=1_000):
+    """Returns places, mean, and the low and high end of its 95 % bootstrap interval, `[P]` each.
+
+    Args:
+        runs: Pairs of arrays: places, rising, and values. Between two places a run's values lie on a line.
+        points: At most so many places, evenly from the first to the last.
+        resamples: Samples of the runs, drawn with replacement, of which the interval is made.
+    """
+    every = np.unique(np.concatenate([places for places, _ in runs]))
+    places = every if len(every) <= points else np.linspace(every[0], every[-1], points)
+    values = np.array([np.interp(places, x, y, left=math.nan, right=math.nan) for x, y in runs])  # [R, P]
+    known = np.isfinite(values)
+    places, values, known = (array[..., known.any(axis=0)] for array in (places, values, known))
+    mean = _mean_of(values, known, np.ones((1, len(runs))))[0]
+    drawn = np.random.default_rng(0).multinomial(len(runs), [1 / len(runs)] * len(runs), size=resamples)
+    means = _mean_of(values, known, drawn)  # [S, P]
+    low, high = np.nanquantile(means, [0.025, 0.975], axis=0)
+    alone = known.sum(axis=0) < 2
+    return places, mean, np.where(alone, math.nan, low), np.where(alone, math.nan, high)
+
+
+def _mean_of(values, known, weights):
+    """Returns the means of those `values` (`[R, P]`) that are `known`, by `weights` (`[S, R]`): `[S, P]`."""
+    total, count = weights @ np.where(known, values, 0.0), weights @ known
+    return np.where(count > 0, total / np.maximum(count, 1e-9), math.nan)
 
 
 def _column(history, name, steps):

@@ -25,6 +25,7 @@ class Epoch:
     def __init__(self, metrics, policies=()):
         self.metrics = metrics
         self.policies = policies
+        self.seconds = 0.0  # of all epochs that have ended
         self._until: int | None = None  # the total of steps at which the epoch ends
         self._clear()
 
@@ -55,6 +56,7 @@ class Epoch:
         self._collect()
         since, steps_before, updates_before = self._started
         seconds = max(time.perf_counter() - since, 1e-9)
+        self.seconds += seconds
         logs = {
             "episode_return": _mean(self.returns),
             "episode_length": _mean(self.lengths),
@@ -67,6 +69,7 @@ class Epoch:
             "epsilon": epsilon,
             "steps_per_second": (steps - steps_before) / seconds,
             "updates_per_second": (updates - updates_before) / seconds,
+            "seconds": self.seconds,
         }
         self._clear()
         return logs
@@ -80,13 +83,14 @@ class Epoch:
             "played": self.played,
             "calls": self.calls,
             "values": self._values,
+            "seconds": self.seconds,
             "until": self._until,
         }
 
     def restore(self, state):
         """Goes on where `state` was taken."""
         self.returns, self.lengths = list(state["returns"]), list(state["lengths"])
-        self.played = list(state["played"])
+        self.played, self.seconds = list(state["played"]), state["seconds"]
         self.calls, self._values, self._until = state["calls"], state["values"], state["until"]
 
     def _clear(self):

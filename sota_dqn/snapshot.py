@@ -8,24 +8,21 @@ import numpy as np
 from sota_dqn import backend, checkpoint
 from sota_dqn.spaces import describe_space
 
-__all__ = ["arguments_of", "load_model", "rescue", "restore", "save"]
+__all__ = ["arguments_of", "load_model", "rescue", "restore", "save", "settings"]
 
 
 def save(trainer, path, *, replay):
     """Writes a checkpoint of `trainer` to the directory `path`; `replay` is whether the rows are part of it."""
     trainer.actor.flush()
-    factory, arguments = trainer.recipe
     config = {
-        "trainer": factory.__name__,
-        "backend": backend.BACKEND,
-        "keras": keras.__version__,
+        "run": trainer.run,
         "steps": trainer.steps,
         "updates": trainer.updates,
         "episodes": trainer.episodes,
         **_spaces(trainer),
         "replay": replay,
         "huber_delta": _huber_delta(trainer.model.loss),
-        "arguments": {name: checkpoint.encode(value, name) for name, value in arguments.items() if name != "model"},
+        **settings(trainer),
     }
     state = {
         "actor": trainer.actor.state(),
@@ -39,6 +36,17 @@ def save(trainer, path, *, replay):
     if trainer.frame_stack is not None:
         arrays["actor_frames"] = trainer.actor.frames.stack
     checkpoint.save(path, config=config, state=state, model=trainer.model, arrays=arrays)
+
+
+def settings(trainer):
+    """Returns by what a run was made: the trainer's name, its arguments but the model as JSON, and the backend."""
+    factory, arguments = trainer.recipe
+    return {
+        "trainer": factory.__name__,
+        "backend": backend.BACKEND,
+        "keras": keras.__version__,
+        "arguments": {name: checkpoint.encode(value, name) for name, value in arguments.items() if name != "model"},
+    }
 
 
 def rescue(trainer, error, path, *, replay):
@@ -93,6 +101,7 @@ def restore(trainer, found):
     for name, variable in variables.items():
         found.assign(name, variable)
     trainer.steps, trainer.episodes, trainer.learner.updates = config["steps"], config["episodes"], config["updates"]
+    trainer.run = config["run"]
     trainer.evaluations, trainer.history = state["evaluations"], state["history"]
     trainer.origin = tuple(state["origin"])
     trainer.epoch.restore(state["epoch"])

@@ -6,6 +6,7 @@
 import abc
 import inspect
 import math
+import secrets
 
 import keras
 import numpy as np
@@ -103,6 +104,7 @@ class Trainer(abc.ABC):
         choice = self._choice(self.policy, self.random["acting"])
         self.actor.connect(self.learner, choice, selection=selection, steps_per_chunk=self._steps_per_call())
         self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))  # called with epsilon for the step
+        self.run = secrets.token_hex(4)  # names it; a run that is resumed keeps its own
         self.steps = self.episodes = self.evaluations = 0
         self.history: dict[str, list[float]] = {}
         self.profile: dict[str, float] = {}
@@ -133,6 +135,11 @@ class Trainer(abc.ABC):
             padding=self.actor.frames.padding,
             return_to_go=return_to_go is not None,
         )
+
+    @property
+    def settings(self):
+        """By what the run was made, as JSON: the trainer's name, its arguments but the model, and the backend."""
+        return snapshot.settings(self)
 
     @property
     def updates(self):
@@ -204,7 +211,7 @@ class Trainer(abc.ABC):
             lambda observations: self._evaluated(observations, epsilon),
             self._make_env,
             self.actor.preprocess,
-            self._frames(),
+            Frames(self.frame_stack, self.actor.frames.padding),
             seeds=seeds,
         )
         return summarize(returns, lengths, seeds, protocol=describe(epsilon, episodes, self._protocol))
@@ -348,9 +355,6 @@ class Trainer(abc.ABC):
             convolutions=has_convolutions(self.model),
             stacked=self.frame_stack is not None,
         )
-
-    def _frames(self):
-        return Frames(self.frame_stack, self.actor.frames.padding)
 
     def _epsilon(self):
         epsilon = getattr(self.policy, "epsilon", None)

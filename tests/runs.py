@@ -6,7 +6,7 @@ from keras import ops
 
 from sota_dqn import DQNTrainer, Replay, backend, callbacks, samplers
 
-CLOCK = ("steps_per_second", "updates_per_second")  # what two equal runs may differ in
+CLOCK = ("steps_per_second", "updates_per_second", "seconds")  # what two equal runs may differ in
 
 
 def network(inputs, outputs, *, stack=None):

@@ -32,7 +32,7 @@ FLOORS = [
     },
     {"replay", "learner", "actor", "actor_pool", "callbacks", "recorder", "reporting", "checkpoint", "snapshot"},
     {"trainer"},
-    {"dqn", "inference"},
+    {"dqn", "inference", "plot"},
     {"__init__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

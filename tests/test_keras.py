@@ -14,7 +14,7 @@ from sota_dqn.actor import Choice
 
 LOG_NAMES = {
     "episode_return", "episode_length", "episodes", "steps", "updates", "loss", "q", "td_error", "epsilon",
-    "steps_per_second", "updates_per_second",
+    "steps_per_second", "updates_per_second", "seconds",
 }  # fmt: skip
 
 # `one_row` has an observation of 1 whose action's value is 0.5, then one of 2 whose best value is 4.

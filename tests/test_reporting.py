@@ -39,8 +39,25 @@ def test_epoch_by_hand(now):
         "epsilon": 0.25,
         "steps_per_second": 2.5,
         "updates_per_second": 1.0,
+        "seconds": 4.0,
     }
     assert epoch.calls == 0
+    epoch.begin(20, 8, 20)
+    now[0] += 1.5
+    assert epoch.end(40, 8, 3, 0.25)["seconds"] == 5.5
+
+
+def test_epoch_by_policy(now):
+    epoch = Epoch((), ("greedy", "random"))
+    epoch.begin(0, 0, 20)
+    for value, policy in ((5.0, "greedy"), (7.0, "greedy")):
+        epoch.episode(Episode(stream=0, episode_return=value, episode_length=2, policy=policy))
+    state, epoch = epoch.state(), Epoch((), ("greedy", "random"))
+    epoch.restore(state)
+    epoch.begin(0, 0, 20)
+    logs = epoch.end(20, 0, 2, 0.0)
+    assert logs["episode_return/greedy"] == 6.0 and logs["episode_length/greedy"] == 2.0
+    assert math.isnan(logs["episode_return/random"]) and math.isnan(logs["episode_length/random"])
 
 
 def test_epoch_in_which_nothing_happened(now):
@@ -67,7 +84,7 @@ def test_epoch_goes_on_from_its_state(now):
         epoch.learned({"loss": ops.array([6.0])})
         now[0] += 1.0
         logs.append(epoch.end(50, 3, 1, 0.5))
-    clock = ("steps_per_second", "updates_per_second")
+    clock = ("steps_per_second", "updates_per_second", "seconds")
     assert [{k: v for k, v in log.items() if k not in clock} for log in logs[1:]] == [
         {k: v for k, v in logs[0].items() if k not in clock}
     ]

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from sota_dqn import DQNTrainer, Replay, callbacks, policies, samplers
 from sota_dqn.returns import Bounds
 
-CLOCK = ("steps_per_second", "updates_per_second")
+CLOCK = ("steps_per_second", "updates_per_second", "seconds")
 
 
 def network(features=1, outputs=2):

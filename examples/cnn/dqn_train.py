@@ -111,9 +111,10 @@ def main():
     )
     curve = callbacks.LearningCurve(run / "learning-curve.png", title="Ms. Pacman")
     saving = callbacks.Checkpoint(run, save_every=50_000)  # with the whole replay
+    log = callbacks.RunLog(run)  # for python -m sota_dqn.plot
     try:
         if trainer.steps < options.steps:
-            trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, saving])
+            trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, saving, log])
     except KeyboardInterrupt:
         command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
         print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")

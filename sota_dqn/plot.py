@@ -1,0 +1,143 @@
+"""Draws the learning curves of several runs side by side, from the `run.json` that `callbacks.RunLog` keeps.
+
+python -m sota_dqn.plot RUN RUN ...
+python -m sota_dqn.plot lstm=runs/a lstm=runs/b none=runs/c --x seconds --out memory.png
+
+Runs whose settings differ in the seed alone are one curve, the mean over the seeds with its 95 % bootstrap interval. A
+curve is named by the settings in which it differs from the others, or as LABEL=RUN says.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+
+from sota_dqn import plots
+
+__all__ = ["group", "main", "read_run"]
+
+PLACES = {"steps": "environment steps", "updates": "updates", "seconds": "seconds of training"}
+
+
+def read_run(path):
+    """Returns what `run.json` holds, of a run's directory or of the file itself.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no such file.
+    """
+    path = pathlib.Path(path)
+    file = path / "run.json" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"There is no run in {path}: it has no run.json. callbacks.RunLog(directory) writes one."
+        )
+    try:
+        record = json.loads(file.read_text())
+        return {name: record[name] for name in ("run", "settings", "model", "history")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not what callbacks.RunLog writes ({type(error).__name__}: {error}).") from error
+
+
+def curve(record, x, y):
+    """Returns places and values of a run, two arrays; an evaluation holds until the next one.
+
+    Raises:
+        ValueError: If the run has no such values.
+    """
+    history = record["history"]
+    for name in (x, y):
+        if name not in history:
+            raise ValueError(f"The run {record['run']} has no `{name}`. It has {', '.join(history)}.")
+    places, values = (np.array([np.nan if v is None else v for v in history[name]], float) for name in (x, y))
+    known = np.isfinite(places) & np.isfinite(values)
+    if not known.any():
+        raise ValueError(f"The run {record['run']} has no number for `{y}` yet.")
+    return places[known], values[known]
+
+
+def group(runs):
+    """Returns a dict of labels and records.
+
+    Args:
+        runs: Pairs of a label, or None, and a record.
+    """
+    described = [(label, _describe(record), record) for label, record in runs]
+    unnamed = [settings for label, settings, _ in described if label is None]
+    differing = [
+        name for name in dict.fromkeys(n for s in unnamed for n in s) if len({s.get(name) for s in unnamed}) > 1
+    ]
+    groups: dict[str, list] = {}
+    for label, settings, record in described:
+        if label is None:
+            label = ", ".join(f"{name} {settings.get(name, '-')}" for name in differing) or settings["env"]
+        groups.setdefault(label, []).append(record)
+    return groups
+
+
+def _describe(record):
+    """Returns a run's settings but the seed as a flat dict of texts."""
+    settings, model = record["settings"], record["model"]
+    arguments = {name: _short(value) for name, value in settings["arguments"].items() if name != "seed"}
+    return {**arguments, "model": f"{model['name']} ({model['parameters']:,})", "backend": settings["backend"]}
+
+
+def _short(value):
+    """Returns an argument, as a checkpoint encodes it, as a text that a reader knows."""
+    if isinstance(value, dict) and "call" in value:
+        arguments = ", ".join(f"{name}={_short(item)}" for name, item in value.get("arguments", {}).items())
+        return f"{value['call'].partition(':')[2]}({arguments})"
+    if isinstance(value, dict) and "name" in value:
+        return value["name"].partition(":")[2]
+    if isinstance(value, dict) and "given" in value:
+        return value["given"]
+    if isinstance(value, dict) and "dict" in value:
+        return "{" + ", ".join(f"{_short(key)}: {_short(item)}" for key, item in value["dict"]) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_short, value)) + "]"
+    return str(value)
+
+
+def _parse_run(text):
+    """Returns the label, or None, and the record of an argument of the command line."""
+    label, separator, path = text.rpartition("=")
+    try:
+        return (label if separator else None), read_run(path)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def main(arguments=None):
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        "python -m sota_dqn.plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=_parse_run, metavar="[LABEL=]RUN", help="a run's directory, or its run.json"
+    )
+    parser.add_argument("--x", choices=PLACES, default="steps", help="default: %(default)s")
+    parser.add_argument(
+        "--y", default="eval_return", help="a name in the logs, as episode_return (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("curves.png"), help="default: %(default)s")
+    parser.add_argument("--title")
+    options = parser.parse_args(arguments)
+    if options.out.suffix != ".png":
+        parser.error(f"--out must end in .png. Received: {options.out}")
+    try:
+        curves = {
+            label: [curve(record, options.x, options.y) for record in records]
+            for label, records in group(options.runs).items()
+        }
+    except ValueError as error:
+        parser.error(str(error))
+    plots.comparison(curves, options.out, x=PLACES[options.x], y=options.y.replace("_", " "), title=options.title)
+    for label, found in curves.items():
+        last = [values[-1] for _, values in found]
+        print(f"{label}: {len(found)} runs, {options.y} {np.mean(last):,.1f} at the end")
+    print(f"Drawn in {options.out}.")
+
+
+if __name__ == "__main__":
+    main()
