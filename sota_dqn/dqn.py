@@ -5,7 +5,7 @@ from keras import ops
 
 from sota_dqn import losses, targets
 from sota_dqn.learner import Learner
-from sota_dqn.returns import Bounds, lower_bound, n_step, partial_returns, upper_bound
+from sota_dqn.returns import Bounds, Rescaling, lower_bound, n_step, partial_returns, upper_bound
 from sota_dqn.targets import value_of
 from sota_dqn.trainer import Trainer
 from sota_dqn.types import NextState, recorded
@@ -43,6 +43,8 @@ class DQNTrainer(Trainer):
             integer from 1 on, the updates between two copies; None for no target model.
         n_step: Steps of reward before the bootstrap.
         discount: gamma, per environment step, in [0, 1].
+        rescaling: `returns.Rescaling`, where the model is to learn squashed values, or None. Targets and bounds are
+            unsquashed to be computed; `q`, `td_error`, policies and penalties see values as the model gives them.
         bounds: `returns.Bounds`, which bounds a penalty sees; None for no penalty.
         penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound()` where there are
             bounds.
@@ -76,6 +78,7 @@ class DQNTrainer(Trainer):
         target_update=0.01,
         n_step=5,
         discount=0.99,
+        rescaling=None,
         bounds=None,
         penalty=None,
         batch_size=64,
@@ -85,11 +88,12 @@ class DQNTrainer(Trainer):
         report_every=2_000,
         seed=0,
     ):
-        _check_learning(target, target_update, n_step, discount, bounds, penalty)
+        _check_learning(target, target_update, n_step, discount, rescaling, bounds, penalty)
         self.target = target
         self.target_update = target_update
         self.n_step = n_step
         self.discount = discount
+        self.rescaling = rescaling
         self.bounds = bounds
         self.penalty = penalty
         super().__init__(
@@ -132,6 +136,7 @@ class DQNTrainer(Trainer):
             loss=loss,
             n_step=self.n_step,
             discount=self.discount,
+            rescaling=self.rescaling,
             bounds=bounds,
             penalty=losses.lower_bound(loss=loss) if bounds and self.penalty is None else self.penalty,
             target_update=self.target_update,
@@ -149,16 +154,22 @@ class DQNLearner(Learner):
         loss: A function `(target [B], q [B]) -> [B]`.
         n_step: Steps of reward before the bootstrap.
         discount: gamma, per environment step.
+        rescaling: A `Rescaling`, or None.
         bounds: A `Bounds`, or None.
         penalty: A function `(q, y, lower, upper) -> [B]` that combines the loss with the bounds; used with `bounds`
-        alone. **settings: Those of `Learner`.
+            alone.
+        **settings: Those of `Learner`.
     """
 
-    def __init__(self, model, optimizer, replay, *, target, loss, n_step, discount, bounds, penalty, **settings):
+    def __init__(
+        self, model, optimizer, replay, *, target, loss, n_step, discount, rescaling, bounds, penalty, **settings
+    ):
         self.target = target
         self.loss = loss
         self.n_step = n_step
         self.discount = discount
+        self.squash = rescaling.squash if rescaling else _unchanged
+        self.unsquash = rescaling.unsquash if rescaling else _unchanged
         self.bounds = bounds
         self.penalty = penalty
         super().__init__(model, optimizer, replay, **settings)
@@ -172,7 +183,7 @@ class DQNLearner(Learner):
             target_values=self.target_values(next_observation),
             step=step,
         )
-        y = returns + discounts * self.target(next_state)  # [B]
+        y = self.squash(returns + discounts * self.unsquash(self.target(next_state)))  # [B]
         lower, upper = self.bounds_of(sample) if self.bounds else (None, None)
 
         def loss():
@@ -207,13 +218,13 @@ class DQNLearner(Learner):
         """
         horizons = self.bounds.horizons
         returns, discounts, lengths = (x[:, 2 : horizons + 2] for x in partial_returns(sample.window, self.discount))
-        values = ops.max(self._values_around(sample.rows, lengths), axis=-1)  # [B, K]
-        lower = lower_bound(returns, discounts, values, sample.return_to_go)
+        values = self.unsquash(ops.max(self._values_around(sample.rows, lengths), axis=-1))  # [B, K]
+        lower = self.squash(lower_bound(returns, discounts, values, sample.return_to_go))
         if not self.bounds.upper:
             return lower, ops.full_like(lower, float("inf"))
         back = ops.broadcast_to(ops.arange(-horizons - 1, -1, dtype="int32"), ops.shape(lengths))
         taken = value_of(self._values_around(sample.rows, back), sample.past.action[:, :-1])  # [B, K]
-        return lower, upper_bound(sample.past, sample.connected, taken, self.discount)
+        return lower, self.squash(upper_bound(sample.past, sample.connected, self.unsquash(taken), self.discount))
 
     def _values_around(self, rows, distances):
         """Returns the target model's values `distances` (`[B, K]`) rows after each of `rows` (`[B]`): `[B, K, A]`."""
@@ -222,7 +233,11 @@ class DQNLearner(Learner):
         return ops.reshape(values, (*distances.shape, values.shape[-1]))
 
 
-def _check_learning(target, target_update, n_step, discount, bounds, penalty):
+def _unchanged(values):
+    return values
+
+
+def _check_learning(target, target_update, n_step, discount, rescaling, bounds, penalty):
     """Raises ValueError or TypeError where an argument of the algorithm is out of range."""
     for name, function in (("target", target), ("penalty", penalty)):
         if function is not None and not callable(function) or (name == "target" and function is None):
@@ -237,6 +252,10 @@ def _check_learning(target, target_update, n_step, discount, bounds, penalty):
         raise ValueError(f"Argument `n_step` must be an integer of at least 1. Received: n_step={n_step!r}")
     if not 0 <= discount <= 1:
         raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount}")
+    if rescaling is not None and not isinstance(rescaling, Rescaling):
+        raise TypeError(
+            f"Argument `rescaling` must be a `returns.Rescaling` or None. Received: rescaling={rescaling!r}"
+        )
     if bounds is not None and not isinstance(bounds, Bounds):
         raise TypeError(f"Argument `bounds` must be a `returns.Bounds` or None. Received: bounds={bounds!r}")
     if bounds is None and penalty is not None:

@@ -10,7 +10,7 @@ from keras import ops
 
 from sota_dqn.types import recorded
 
-__all__ = ["Bounds", "lower_bound", "n_step", "partial_returns", "upper_bound"]
+__all__ = ["Bounds", "Rescaling", "lower_bound", "n_step", "partial_returns", "upper_bound"]
 
 
 def partial_returns(window, discount):
@@ -130,6 +130,34 @@ def upper_bound(past, connected, values, discount):
     bounds = factors[:-1] * values - _sum(after, factors * past.reward)  # [B, K]
     goes_on = _product(after, 1.0 - ops.cast(past.terminated, "float32"))
     return ops.min(ops.where(connected[:, :-1] * goes_on > 0, bounds, float("inf")), axis=-1)
+
+
+@recorded
+class Rescaling:
+    """Squashes values, so that returns of any size can be learned without clipping rewards.
+
+    `h(x) = sign(x) (sqrt(|x| + 1) - 1) + epsilon x`, after Pohlen et al. 2018. The model then predicts `h` of the
+    values: a target is `h(G + d h^-1(value))`. What `squash` makes of infinity is infinite.
+
+    Args:
+        epsilon: Of the linear part, which keeps the inverse from growing too fast; above 0. R2D2 took 1e-3.
+    """
+
+    def __init__(self, epsilon=1e-3):
+        if not 0 < epsilon < float("inf"):
+            raise ValueError(f"Argument `epsilon` must be above 0 and finite. Received: epsilon={epsilon}")
+        self.epsilon = epsilon
+
+    def squash(self, x):
+        """Returns `h(x)`."""
+        return ops.sign(x) * (ops.sqrt(ops.abs(x) + 1.0) - 1.0) + self.epsilon * x
+
+    def unsquash(self, x):
+        """Returns `h^-1(x)`."""
+        # As a quotient, the root keeps the digits that its textbook form loses in float32 to a difference.
+        distance = ops.abs(x) + 1.0 + self.epsilon
+        root = 2.0 * distance / (ops.sqrt(1.0 + 4.0 * self.epsilon * distance) + 1.0)
+        return ops.sign(x) * (ops.square(root) - 1.0)
 
 
 # Products and sums over masked rows, rather than a cumulative operation per field or a matrix product: XLA fuses

@@ -75,3 +75,12 @@ def boltzmann(values, temperature):
     """The probability of each action."""
     weights = np.exp((np.asarray(values, "float64") - max(values)) / temperature)
     return weights / np.sum(weights)
+
+
+def squash(x, epsilon):
+    return np.sign(x) * (np.sqrt(abs(x) + 1) - 1) + epsilon * x
+
+
+def unsquash(x, epsilon):
+    root = (np.sqrt(1 + 4 * epsilon * (abs(x) + 1 + epsilon)) - 1) / (2 * epsilon)
+    return np.sign(x) * (root**2 - 1)

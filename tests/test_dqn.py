@@ -14,7 +14,7 @@ import reference
 from learners import BATCH, CAPACITY, ROWS, STREAMS, UPDATES, linear_model, make_learner, one_row, random_rows
 
 from sota_dqn import Replay, layers, losses, samplers, schedules, targets
-from sota_dqn.returns import Bounds
+from sota_dqn.returns import Bounds, Rescaling
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "dqn.json"
 STEP = 500  # environment steps so far
@@ -37,8 +37,10 @@ class Oracle:
 
     def __init__(
         self, kernel, rows, *, target, n_step, discount, target_update, loss, penalty=None, bounds=None, returns=None,
-        prioritized=None, rate=0.1,
+        prioritized=None, rate=0.1, rescaling=None,
     ):  # fmt: skip
+        # (h, its inverse)
+        self.squash, self.unsquash = rescaling or (lambda x: x, lambda x: x)
         self.kernel, self.rows, self.returns = np.array(kernel, "float64"), rows, returns
         self.target_kernel = self.kernel.copy()
         self.target, self.n_step, self.discount = target, n_step, discount
@@ -66,18 +68,18 @@ class Oracle:
     def bounds_of(self, stream, time):
         rows, horizons = self.rows, self.bounds.horizons
         around = slice(time, time + horizons + 2)
-        values = [max(self.judged(stream, t)) for t in range(time, time + horizons + 2)]
+        values = [self.unsquash(max(self.judged(stream, t))) for t in range(time, time + horizons + 2)]
         to_go = -np.inf if self.returns is None else self.returns[stream, time]
         window = rows.reward[stream, around], rows.terminated[stream, around], rows.valid[stream, around]
-        lower = reference.lower_bound(*window, values, horizons, self.discount, to_go)
+        lower = self.squash(reference.lower_bound(*window, values, horizons, self.discount, to_go))
         if not self.bounds.upper:
             return lower, np.inf
         before = range(time - horizons - 1, time)
         connected = [t >= 0 and all(rows.valid[stream, t:time]) for t in before]
         times = [max(t, 0) for t in before]  # what is not connected does not count
-        taken = [self.judged(stream, t)[rows.action[stream, t]] for t in times]
+        taken = [self.unsquash(self.judged(stream, t)[rows.action[stream, t]]) for t in times]
         past = rows.reward[stream, times].astype("float64"), rows.terminated[stream, times]
-        return lower, reference.upper_bound(*past, connected, taken, self.discount)
+        return lower, self.squash(reference.upper_bound(*past, connected, taken, self.discount))
 
     def update(self, uniform):
         self.updates += 1
@@ -91,7 +93,8 @@ class Oracle:
             window = rows.reward[stream, time:], rows.terminated[stream, time:], rows.valid[stream, time:]
             reward, factor, length = reference.n_step(*window, self.n_step, self.discount)
             values = self.values(stream, time + length, self.kernel)
-            y = reward + factor * self.target(values, self.judged(stream, time + length))
+            value = self.target(values, self.judged(stream, time + length))
+            y = self.squash(reward + factor * self.unsquash(value))
             action = rows.action[stream, time]
             q = self.values(stream, time, self.kernel)[action]
             if self.bounds:
@@ -207,6 +210,18 @@ def test_update_with_bounds_agrees_with_the_oracle(bounds, penalty):
     settings = {"bounds": bounds, "penalty": ours, "target": targets.double, "n_step": 3, "target_update": 0.2}
     oracle = {"bounds": bounds, "penalty": theirs, "target": reference.double}
     check_against_oracle(settings, oracle, returns=bounds.return_to_go)
+
+
+@pytest.mark.parametrize("bounds", [None, Bounds(3), Bounds(2, upper=True, return_to_go=True)])
+def test_rescaled_update_agrees_with_the_oracle(bounds):
+    epsilon = 0.01
+    both = lambda x: reference.squash(x, epsilon), lambda x: reference.unsquash(x, epsilon)
+    settings = {"target": targets.double, "n_step": 3, "target_update": 0.2, "rescaling": Rescaling(epsilon)}
+    oracle = {"target": reference.double, "rescaling": both}
+    if bounds:
+        settings |= {"bounds": bounds, "penalty": HE[0]}
+        oracle |= {"bounds": bounds, "penalty": HE[1]}
+    check_against_oracle(settings, oracle, returns=bool(bounds and bounds.return_to_go))
 
 
 @pytest.mark.parametrize(

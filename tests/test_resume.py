@@ -56,7 +56,11 @@ SCENARIOS = {
         target_update=10,
         n_step=1,
     ),
-    "returns to go": dict(bounds=returns.Bounds(2, upper=True, return_to_go=True), target=targets.expected_sarsa(0.1)),
+    "returns to go": dict(
+        bounds=returns.Bounds(2, upper=True, return_to_go=True),
+        target=targets.expected_sarsa(0.1),
+        rescaling=returns.Rescaling(1e-2),
+    ),
     "acrobot, frames": dict(
         env="Acrobot-v1", model=lambda: network(6, 3, stack=3), num_envs=3, frame_stack=3, preprocess=None
     ),

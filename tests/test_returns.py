@@ -215,3 +215,24 @@ def test_bounds_hold_what_they_were_given():
 def test_bad_arguments(horizons, error, message):
     with pytest.raises(error, match=message):
         returns.Bounds(horizons)
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-2])
+def test_rescaling(epsilon):
+    rescaling = returns.Rescaling(epsilon)
+    x = np.concatenate([-np.geomspace(1e5, 1e-3, 40), [0.0], np.geomspace(1e-3, 1e5, 40)])
+    (squashed,) = numpy(rescaling.squash(x.astype("float32")))
+    np.testing.assert_allclose(squashed, reference.squash(x, epsilon), rtol=1e-5, atol=1e-7)
+    (plain,) = numpy(rescaling.unsquash(squashed))
+    np.testing.assert_allclose(plain, x, rtol=1e-4, atol=1e-6)
+    assert (np.diff(squashed) > 0).all()
+    (ends,) = numpy(rescaling.squash(np.float32([-np.inf, np.inf])))
+    np.testing.assert_array_equal(ends, [-np.inf, np.inf])
+
+
+def test_rescaling_by_hand():
+    rescaling = returns.Rescaling(0.01)
+    (found,) = numpy(rescaling.squash(np.float32([3, -8, 0])))
+    np.testing.assert_allclose(found, [1.03, -2.08, 0], rtol=1e-6)
+    with pytest.raises(ValueError, match="Argument `epsilon` must be above 0 and finite. Received: epsilon=0"):
+        returns.Rescaling(0)

@@ -371,6 +371,8 @@ def test_preprocessing_that_cannot_be_called():
 
 
 def test_arguments_that_do_not_fit_together():
+    with pytest.raises(TypeError, match=r"Argument `rescaling` must be a `returns.Rescaling` or None. Received: "):
+        make(rescaling=1e-3)
     with pytest.raises(ValueError, match=r"Argument `penalty` needs `bounds`"):
         make(penalty=lambda q, y, lower, upper: q)
     with pytest.raises(
