@@ -2,7 +2,7 @@
 
 import keras
 
-__all__ = ["check_model", "has_convolutions"]
+__all__ = ["check_model", "has_convolutions", "layers_of"]
 
 
 def check_model(model, observations, num_actions):
@@ -16,7 +16,7 @@ def check_model(model, observations, num_actions):
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"Argument `model` must be a Keras model. Received: model={model!r}")
-    for layer in _layers(model):
+    for layer in layers_of(model):
         if isinstance(layer, keras.layers.Lambda):
             raise ValueError(
                 f"The model has a Lambda layer, {layer.name!r}, which cannot be loaded safely from a checkpoint: "
@@ -45,16 +45,16 @@ def check_model(model, observations, num_actions):
 
 def has_convolutions(model):
     """Returns whether any layer convolves: the one property of a model that decides how it is compiled."""
-    return any("Conv" in type(layer).__name__ for layer in _layers(model))
+    return any("Conv" in type(layer).__name__ for layer in layers_of(model))
 
 
-def _layers(layer):
+def layers_of(layer):
     """Yields the layers inside a model, however deep."""
     inside = [*getattr(layer, "layers", []), *(getattr(layer, name, None) for name in ("layer", "cell"))]
     for child in inside:
         if isinstance(child, keras.layers.Layer):
             yield child
-            yield from _layers(child)
+            yield from layers_of(child)
 
 
 def _fits(shape, expected):

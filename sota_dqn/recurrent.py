@@ -1,0 +1,148 @@
+"""A recurrent model with its state in the open: what acting carries from step to step, and a sequence begins with.
+
+The user's model has layers as `LSTM` or `GRU` over observations `[B, T, *O]`, whose state begins at zero wherever it is
+called. `Recurrent` is another model on the same layers, and so on the same weights, whose state is given and returned.
+"""
+
+import keras
+from keras import ops, tree
+
+from sota_dqn.models import layers_of
+
+__all__ = ["Recurrent", "check_recurrent", "is_recurrent"]
+
+NATIVE = (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
+
+
+def is_recurrent(model):
+    """Returns whether any layer of a model carries a state along a sequence."""
+    return any(isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)) for layer in layers_of(model))
+
+
+def check_recurrent(model):
+    """Raises ValueError unless the state of a recurrent model can be carried.
+
+    Args:
+        model: A `keras.Sequential` or Functional model, observations `[B, T, *O]` to `[B, T, A]`, with T left open.
+    """
+    functional = isinstance(model, keras.Model) and isinstance(model, (keras.Function, keras.Sequential))
+    if not functional or not model.built:
+        raise ValueError(
+            "A recurrent model must be a built Sequential or Functional one: the state of its layers is not seen in a "
+            f"subclass. Received: {type(model).__name__}"
+        )
+    for layer in layers_of(model):
+        what = None
+        if isinstance(layer, keras.layers.Bidirectional):
+            what = "is Bidirectional, and would see the future"
+        elif isinstance(layer, keras.layers.RNN):
+            if layer.go_backwards:
+                what = "has go_backwards=True, and would see the future"
+            elif layer.stateful:
+                what = "has stateful=True: the trainer carries the state"
+            elif not layer.return_sequences:
+                what = "needs return_sequences=True: a value is learned at every step"
+        if what:
+            raise ValueError(f"The recurrent layer {layer.name!r} {what}.")
+    for shape in (model.input_shape, model.output_shape):
+        if isinstance(shape, tuple) and (len(shape) < 3 or shape[1] is not None):
+            raise ValueError(
+                "A recurrent model must map [B, T, ...] to [B, T, A] with T left open: keras.Input((None, ...)). "
+                f"Received: input_shape={model.input_shape}, output_shape={model.output_shape}"
+            )
+
+
+class Recurrent:
+    """The user's recurrent model, and the state of its layers beside it.
+
+    Args:
+        model: A model that `check_recurrent` accepts. Its layers are shared, its file stays as it is.
+    """
+
+    def __init__(self, model):
+        self._slots: list[_Slot] = []
+
+        def call(layer, *arguments, **settings):
+            if not isinstance(layer, keras.layers.RNN):
+                return layer(*arguments, **settings)
+            self._slots.append(_Slot(layer))
+            return _Carrying(layer, self._slots[-1])(*arguments, **settings)
+
+        inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
+        functional = keras.Model(inputs, model.outputs[0])
+        self.model = keras.models.clone_model(functional, clone_function=lambda layer: layer, call_function=call)
+        states = [state for slot in self._slots for state in tree.flatten(slot.initial)]
+        self.shapes = [tuple(state.shape[1:]) for state in states]
+        self.dtypes = [keras.backend.standardize_dtype(state.dtype) for state in states]
+
+    def zeros(self, batch_size):
+        """Returns the state before an episode's first step: a list of `[B, units]`."""
+        return [ops.zeros((batch_size, *shape), dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
+
+    def unroll(self, observations, states, *, training=False):
+        """Returns the values of a sequence, and the state after it.
+
+        Args:
+            observations: `[B, T, *O]`, or a list of the model's inputs.
+            states: A list of `[B, units]`, the state before the first step.
+            training: Whether layers as `Dropout` behave as in training.
+
+        Returns:
+            `[B, T, A]`, and a list of `[B, units]`.
+        """
+        states = iter(states)
+        for slot in self._slots:
+            slot.before = tree.map_structure(lambda _: next(states), slot.initial)
+        values = self.model(observations, training=training)
+        after = [state for slot in self._slots for state in tree.flatten(slot.after)]
+        for slot in self._slots:
+            slot.before = slot.after = None  # what belongs to a program must not outlive it
+        return values, after
+
+    def step(self, observations, states, begun):
+        """Returns the values of one step, and the state after it.
+
+        Args:
+            observations: `[E, *O]`, or a list of the model's inputs.
+            states: A list of `[E, units]`, the state after the step before.
+            begun: `[E]` bool, where the step is an episode's first, whose state is zero.
+
+        Returns:
+            `[E, A]`, and a list of `[E, units]`.
+        """
+        states = [ops.where(ops.expand_dims(begun, -1), ops.zeros_like(state), state) for state in states]
+        sequence = tree.map_structure(lambda one: ops.expand_dims(one, 1), observations)
+        values, after = self.unroll(sequence, states)
+        return values[:, 0], after
+
+
+class _Slot:
+    """Where the state of one layer is put before its model is called, and found afterwards."""
+
+    def __init__(self, layer):
+        self.initial = layer.get_initial_state(batch_size=1)
+        self.before = self.after = None
+
+
+class _Carrying(keras.layers.Layer):
+    """Calls a recurrent layer with the state in a slot."""
+
+    def __init__(self, layer, slot):
+        super().__init__(dtype=layer.dtype_policy)
+        self.layer = _with_state(layer)
+        self.slot = slot
+
+    def call(self, sequences, mask=None, training=False):
+        output, *after = self.layer(sequences, initial_state=self.slot.before, mask=mask, training=training)
+        self.slot.after = after
+        return output
+
+
+def _with_state(layer):
+    """Returns a layer on the same cell, and so on the same weights, that returns its state too."""
+    if type(layer) in NATIVE:  # these may have a faster loop than `RNN`
+        twin = type(layer).from_config({**layer.get_config(), "return_state": True})
+        twin.cell = layer.cell
+        return twin
+    settings = {"return_sequences": True, "return_state": True, "unroll": layer.unroll, "dtype": layer.dtype_policy}
+    return keras.layers.RNN(layer.cell, **settings)

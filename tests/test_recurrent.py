@@ -1,0 +1,174 @@
+"""Recurrent models whose state is carried by hand: the same as over the whole sequence, on the user's own weights."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from sota_dqn import backend
+from sota_dqn.recurrent import Recurrent, check_recurrent, is_recurrent
+
+BATCH, TIME = 3, 6
+
+
+def sequential(*inside, shape=(None, 4)):
+    return keras.Sequential([keras.Input(shape), *inside, layers.Dense(2)])
+
+
+def two_branches():
+    seen = keras.Input((None, 4))
+    left = layers.LSTM(3, return_sequences=True)(layers.Dense(5, activation="relu")(seen))
+    right = layers.GRU(2, return_sequences=True)(seen)
+    return keras.Model(seen, layers.Dense(2)(layers.Concatenate()([left, right])))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Decay(keras.layers.Layer):
+    """A cell that remembers a mean."""
+
+    state_size = output_size = 4
+
+    def call(self, inputs, states):
+        mean = 0.5 * states[0] + 0.5 * inputs
+        return mean, [mean]
+
+
+MODELS = {
+    "lstm": lambda: sequential(layers.Dense(5), layers.LSTM(3, return_sequences=True)),
+    "gru": lambda: sequential(layers.GRU(3, return_sequences=True)),
+    "gru without reset_after": lambda: sequential(layers.GRU(3, return_sequences=True, reset_after=False)),
+    "simple": lambda: sequential(layers.SimpleRNN(3, return_sequences=True)),
+    "two in a row": lambda: sequential(layers.LSTM(3, return_sequences=True), layers.GRU(4, return_sequences=True)),
+    "a cell": lambda: sequential(layers.RNN(layers.LSTMCell(3), return_sequences=True)),
+    "stacked cells": lambda: sequential(layers.RNN([layers.GRUCell(3), layers.LSTMCell(2)], return_sequences=True)),
+    "a cell of one's own": lambda: sequential(layers.RNN(Decay(), return_sequences=True)),
+    "two branches": two_branches,
+    "pictures": lambda: sequential(
+        layers.TimeDistributed(layers.Conv2D(2, 2)),
+        layers.TimeDistributed(layers.Flatten()),
+        layers.LSTM(3, return_sequences=True),
+        shape=(None, 4, 3, 1),
+    ),
+}
+
+
+def make(name, random):
+    keras.utils.set_random_seed(0)
+    model = MODELS[name]()
+    shape = (BATCH, TIME, *model.input_shape[2:])
+    return model, random.normal(size=shape).astype("float32")
+
+
+def close(found, expected):
+    np.testing.assert_allclose(ops.convert_to_numpy(found), ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_step_by_step_is_the_sequence(name, random):
+    model, observations = make(name, random)
+    check_recurrent(model)
+    recurrent = Recurrent(model)
+    expected = model(observations)
+    values, after = recurrent.unroll(observations, recurrent.zeros(BATCH))
+    close(values, expected)
+    states = recurrent.zeros(BATCH)
+    for time in range(TIME):
+        values, states = recurrent.step(observations[:, time], states, np.zeros(BATCH, bool))
+        close(values, expected[:, time])
+    for one, other in zip(states, after, strict=True):
+        close(one, other)
+    half, states = recurrent.unroll(observations[:, :2], recurrent.zeros(BATCH))
+    rest, _ = recurrent.unroll(observations[:, 2:], states)
+    close(ops.concatenate([half, rest], axis=1), expected)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "stacked cells"])
+def test_compiled_with_a_gradient(name, random):
+    """Inside a compiled program, as acting and learning call it, the gradient is that of the user's model."""
+    model, observations = make(name, random)
+    recurrent = Recurrent(model)
+    program = backend.Program([], model.variables, backend.plan(convolutions=False))
+
+    def gradient(values_of):
+        def loss():
+            values = values_of()
+            return ops.sum(values * values), values
+
+        (_, values), gradients = program.value_and_grad(loss, model.trainable_variables)
+        return values, gradients
+
+    carried = program.compile(lambda seen, *states: gradient(lambda: recurrent.unroll(seen, list(states))[0]))
+    plain = program.compile(lambda seen: gradient(lambda: model(seen)))
+    found, expected = carried(observations, *recurrent.zeros(BATCH)), plain(observations)
+    close(found[0], expected[0])
+    for one, other in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lstm", "stacked cells"])
+def test_a_new_episode_knows_nothing_of_the_old(name, random):
+    model, observations = make(name, random)
+    recurrent = Recurrent(model)
+    begins = 4
+    fresh = model(observations[:, begins:])
+    states = recurrent.zeros(BATCH)
+    for time in range(TIME):
+        begun = np.array([time == begins, False, time == begins])
+        values, states = recurrent.step(observations[:, time], states, begun)
+        if time >= begins:
+            close(values[0], fresh[0, time - begins])
+            close(values[2], fresh[2, time - begins])
+    close(values[1], model(observations)[1, -1])  # its episode went on
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_weights_are_the_users_own(name, random, tmp_path):
+    model, observations = make(name, random)
+    before = model.get_config()
+    recurrent = Recurrent(model)
+    theirs = {id(variable) for variable in model.variables}
+    assert theirs >= {id(variable) for variable in recurrent.model.variables if "seed" not in variable.path}
+    model.set_weights([weight + 0.1 for weight in model.get_weights()])
+    close(recurrent.unroll(observations, recurrent.zeros(BATCH))[0], model(observations))
+    assert model.get_config() == before
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    close(loaded(observations), model(observations))
+
+
+def test_what_is_recurrent():
+    assert is_recurrent(MODELS["lstm"]()) and is_recurrent(MODELS["stacked cells"]())
+    assert is_recurrent(sequential(sequential(layers.GRU(2, return_sequences=True))))
+    assert not is_recurrent(sequential(layers.Dense(3)))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda: sequential(layers.Bidirectional(layers.LSTM(2, return_sequences=True))),
+            "is Bidirectional, and would",
+        ),
+        (lambda: sequential(layers.LSTM(2, return_sequences=True, go_backwards=True)), "has go_backwards=True"),
+        (lambda: sequential(layers.LSTM(2)), "'.*' needs return_sequences=True: a value is learned at every step"),
+        (
+            lambda: sequential(layers.LSTM(2, return_sequences=True), shape=(8, 4)),
+            r"with T left open: keras.Input\(\(None, ...\)\). Received: input_shape=\(None, 8, 4\)",
+        ),
+        (
+            lambda: sequential(layers.LSTM(2, return_sequences=True), layers.GlobalMaxPooling1D()),
+            r"must map \[B, T, ...\] to \[B, T, A\]",
+        ),
+    ],
+)
+def test_models_whose_state_cannot_be_carried(model, message):
+    with pytest.raises(ValueError, match=message):
+        check_recurrent(model())
+
+
+def test_a_subclass_is_not_seen_through():
+    class Mine(keras.Model):
+        pass
+
+    with pytest.raises(ValueError, match="must be a built Sequential or Functional one: .* Received: Mine"):
+        check_recurrent(Mine())
