@@ -31,11 +31,16 @@ from sota_dqn import (
     targets,
 )
 
-PUBLIC = [(module, name) for module in checkpoint.MODULES for name in checkpoint._names(module)]
-
-
 def public(module, name):
     return getattr(importlib.import_module(f"sota_dqn.{module}"), name)
+
+
+PUBLIC = [
+    (module, name)
+    for module in checkpoint.MODULES
+    for name in checkpoint._names(module)
+    if public(module, name).__module__ == f"sota_dqn.{module}"  # a name may be offered by a second module too
+]
 
 
 def network(inputs=4, outputs=2):
@@ -202,9 +207,16 @@ EXAMPLES = [
     policies.EpsilonGreedy(0.1),
     policies.EpsilonGreedy(schedules.exponential(1.0, 0.1, half_life=100)),
     policies.Boltzmann(schedules.linear(1.0, 0.1, steps=10)),
+    policies.Random(),
+    policies.Certainty(2.0, base=0.1),
+    policies.ApeX(0.3, alpha=5.0),
+    policies.Switching(policies.Greedy(), policies.Random(), 0.1),
+    policies.AdvSwitch(policies.Greedy(), policies.EpsilonGreedy(0.1), margin=5),
+    policies.Mixture({"a": policies.Greedy(), "b": policies.Random()}, {0: {"a": 1}, 10: {"b": 2}}),
     samplers.Uniform(),
     samplers.Prioritized(0.7, schedules.linear(0.4, 1.0, steps=10), epsilon=1e-3),
     returns.Bounds(3, upper=True, return_to_go=True),
+    returns.Rescaling(0.01),
     Replay(123),
     Replay(sampler=samplers.Prioritized(beta=0.5), capacity=77),
 ]
