@@ -31,6 +31,7 @@ from sota_dqn import (
     targets,
 )
 
+
 def public(module, name):
     return getattr(importlib.import_module(f"sota_dqn.{module}"), name)
 
