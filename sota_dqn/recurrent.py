@@ -79,12 +79,13 @@ class Recurrent:
         """Returns the state before an episode's first step: a list of `[B, units]`."""
         return [ops.zeros((batch_size, *shape), dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
 
-    def unroll(self, observations, states, *, training=False):
+    def unroll(self, observations, states, begun=None, *, training=False):
         """Returns the values of a sequence, and the state after it.
 
         Args:
             observations: `[B, T, *O]`, or a list of the model's inputs.
             states: A list of `[B, units]`, the state before the first step.
+            begun: `[B, T]`, 1 where a step is an episode's first, before which the state is zero; None for nowhere.
             training: Whether layers as `Dropout` behave as in training.
 
         Returns:
@@ -92,11 +93,11 @@ class Recurrent:
         """
         states = iter(states)
         for slot in self._slots:
-            slot.before = tree.map_structure(lambda _: next(states), slot.initial)
+            slot.before, slot.begun = tree.map_structure(lambda _: next(states), slot.initial), begun
         values = self.model(observations, training=training)
         after = [state for slot in self._slots for state in tree.flatten(slot.after)]
         for slot in self._slots:
-            slot.before = slot.after = None  # what belongs to a program must not outlive it
+            slot.before = slot.after = slot.begun = None  # what belongs to a program must not outlive it
         return values, after
 
     def step(self, observations, states, begun):
@@ -121,7 +122,7 @@ class _Slot:
 
     def __init__(self, layer):
         self.initial = layer.get_initial_state(batch_size=1)
-        self.before = self.after = None
+        self.before = self.after = self.begun = None
 
 
 class _Carrying(keras.layers.Layer):
@@ -129,20 +130,36 @@ class _Carrying(keras.layers.Layer):
 
     def __init__(self, layer, slot):
         super().__init__(dtype=layer.dtype_policy)
-        self.layer = _with_state(layer)
+        settings = {"return_sequences": True, "return_state": True, "unroll": layer.unroll, "dtype": layer.dtype_policy}
+        self.layer = keras.layers.RNN(layer.cell, **settings)
+        if type(layer) in NATIVE:  # these may have a faster loop than `RNN`
+            self.layer = type(layer).from_config({**layer.get_config(), "return_state": True})
+            self.layer.cell = layer.cell
+        self.resetting = keras.layers.RNN(_Resetting(layer.cell), **settings)
+        self.built = self.layer.built = self.resetting.built = True  # with the cell
         self.slot = slot
 
     def call(self, sequences, mask=None, training=False):
-        output, *after = self.layer(sequences, initial_state=self.slot.before, mask=mask, training=training)
-        self.slot.after = after
+        layer, begun = self.layer, self.slot.begun
+        if begun is not None:
+            layer = self.resetting
+            sequences = ops.concatenate([sequences, ops.cast(begun, sequences.dtype)[..., None]], axis=-1)
+        output, *self.slot.after = layer(sequences, initial_state=self.slot.before, mask=mask, training=training)
         return output
 
 
-def _with_state(layer):
-    """Returns a layer on the same cell, and so on the same weights, that returns its state too."""
-    if type(layer) in NATIVE:  # these may have a faster loop than `RNN`
-        twin = type(layer).from_config({**layer.get_config(), "return_state": True})
-        twin.cell = layer.cell
-        return twin
-    settings = {"return_sequences": True, "return_state": True, "unroll": layer.unroll, "dtype": layer.dtype_policy}
-    return keras.layers.RNN(layer.cell, **settings)
+class _Resetting(keras.layers.Layer):
+    """A cell whose last input is 1 where its state is to be zero before the step."""
+
+    def __init__(self, cell):
+        super().__init__(dtype=cell.dtype_policy)
+        self.cell = cell
+        self.state_size = cell.state_size
+        self.output_size = getattr(cell, "output_size", None)
+        self.built = True
+
+    def call(self, inputs, states, training=False):
+        goes_on = 1.0 - inputs[..., -1:]
+        states = tree.map_structure(lambda state: goes_on * state, states)
+        settings = {"training": training} if self.cell._call_has_training_arg else {}
+        return self.cell(inputs[..., :-1], states, **settings)

@@ -122,6 +122,21 @@ def test_a_new_episode_knows_nothing_of_the_old(name, random):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_episodes_that_begin_inside_a_sequence(name, random):
+    model, observations = make(name, random)
+    recurrent = Recurrent(model)
+    begun = np.zeros((BATCH, TIME), "uint8")
+    begun[0, [0, 4]] = begun[2, 2] = 1
+    states = [random.normal(size=(BATCH, *shape)).astype("float32") for shape in recurrent.shapes]
+    values, after = recurrent.unroll(observations, states, begun)
+    for time in range(TIME):
+        expected, states = recurrent.step(observations[:, time], states, begun[:, time].astype(bool))
+        close(values[:, time], expected)
+    for one, other in zip(states, after, strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_the_weights_are_the_users_own(name, random, tmp_path):
     model, observations = make(name, random)
     before = model.get_config()
