@@ -17,6 +17,7 @@ from sota_dqn.atari import Atari
 from sota_dqn.dqn import DQNTrainer
 from sota_dqn.inference import DQNInference
 from sota_dqn.replay import Replay
+from sota_dqn.sequences import Sequences
 from sota_dqn.version import __version__
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DQNInference",
     "DQNTrainer",
     "Replay",
+    "Sequences",
     "__version__",
     "callbacks",
     "layers",

@@ -6,6 +6,8 @@ import numpy as np
 from keras import ops
 
 from sota_dqn import backend
+from sota_dqn.models import is_recurrent
+from sota_dqn.recurrent import Recurrent
 from sota_dqn.storage import merge_frames
 from sota_dqn.types import Steps
 
@@ -37,25 +39,46 @@ class Choice:
     def __init__(self, model, policy, *, random, convolutions, stacked):
         self.random = random
 
-        def choose(observations, uniform, step, which=None):
+        self.recurrent = Recurrent(model) if is_recurrent(model) else None
+        self.before: list = []  # the states of a recurrent model before the last step, `[B, units]` each
+        self.after: list = []  # and after it
+
+        def choose(observations, uniform, step, which, begun, states):
             if stacked:
                 observations = merge_frames(observations)
-            values = ops.cast(model(observations, training=False), "float32")  # whatever it computes in
-            if which is None:
-                return ops.cast(policy(values, uniform, step), "int32")
+            before = after = []
+            if self.recurrent is None:
+                values = model(observations, training=False)
+            else:
+                before = self.recurrent.begin(states, begun)
+                values, after = self.recurrent.step(observations, before)
+            values = ops.cast(values, "float32")  # whatever it computes in
+            if isinstance(which, tuple):
+                return ops.cast(policy(values, uniform, step), "int32"), before, after
             actions = ops.stack([ops.cast(part(values, uniform, step), "int32") for part in policy.parts])
-            return ops.take_along_axis(actions, which[None], axis=0)[0]
+            return ops.take_along_axis(actions, which[None], axis=0)[0], before, after
 
         program = backend.Program(model.variables, [], backend.plan(convolutions=convolutions))
         self._choose = program.compile(choose)
 
-    def __call__(self, observations, step, *which):
-        """Returns actions for `observations` (`[B, ...]`) at environment step `step`: `[B]`, still on the device.
+    def __call__(self, observations, step, *, begun=None, which=()):
+        """Returns actions, `[B]` int32, still on the device.
 
-        A `Selection` needs to know `which` of its parts act, `[B]` int32.
+        Args:
+            observations: `[B, ...]`, what the model sees.
+            step: The environment step, for schedules.
+            begun: `[B]` bool, where an episode begins. A recurrent model needs it, and takes the calls for the steps of
+                B streams.
+            which: `[B]` int32, which part of a `Selection` acts; empty for other policies.
         """
         uniform = self.random.random(len(observations), dtype="float32")
-        return self._choose(observations, uniform, np.float32(step), *which)
+        if self.recurrent is None:
+            begun = ()
+        elif not self.after or len(self.after[0]) != len(observations):
+            self.after = [ops.convert_to_numpy(state) for state in self.recurrent.zeros(len(observations))]
+        made = self._choose(observations, uniform, np.float32(step), which, begun, self.after)
+        actions, self.before, self.after = made
+        return actions
 
 
 class Frames:
@@ -134,7 +157,9 @@ class Actor:
         self.learner = learner
         self.choice = choice
         self.selection = selection
+        recurrent = getattr(choice, "recurrent", None)
         size = num_envs * (steps_per_chunk + 1)
+        self._states = [np.zeros((size, *shape), "float32") for shape in recurrent.shapes] if recurrent else []
         shape, dtype = self.preprocess.shape, self.preprocess.dtype
         self._steps = Steps(
             observation=np.zeros((size, *shape), dtype),
@@ -148,9 +173,10 @@ class Actor:
 
     def choose(self, step):
         """Returns the actions to take, `[E]`, still on the device."""
-        if self.selection is None:
-            return self.choice(self.stacked, step)
-        return self.choice(self.stacked, step, self.selection.select(self.begun, self.lengths, step))
+        settings: dict[str, Any] = {"begun": self.begun} if self._states else {}
+        if self.selection is not None:
+            settings["which"] = self.selection.select(self.begun, self.lengths, step)
+        return self.choice(self.stacked, step, **settings)
 
     def step(self, actions):
         """Steps every environment and keeps the rows.
@@ -178,7 +204,8 @@ class Actor:
             self.flush()
         every = np.arange(len(actions))
         learned = self._learned(outcome.reward)
-        self._append(every, self.observation, actions, learned, outcome.terminated, outcome.valid)
+        states = [ops.convert_to_numpy(state) for state in self.choice.before] if self._states else []
+        self._append(every, self.observation, actions, learned, outcome.terminated, outcome.valid, states)
         self.returns += outcome.reward * outcome.valid
         self.lengths += outcome.valid
         episodes = self._end(outcome)
@@ -202,7 +229,8 @@ class Actor:
             self._steps.valid[self._rows :] = 0  # what pads the chunk must never be drawn
             places = self.learner.replay.storage.places(self._streams, self._times)
             # The device may read these arrays after this returns, and they are filled again meanwhile.
-            self.learner.add(places, Steps(*(field.copy() for field in self._steps)), self.count.astype("int32"))
+            steps = Steps(*(field.copy() for field in self._steps))
+            self.learner.add(places, steps, self.count.astype("int32"), *(state.copy() for state in self._states))
             self._rows = 0
         for stream, times, returns in self._pending:
             self._write_returns(stream, times, returns)
@@ -267,12 +295,14 @@ class Actor:
             for reward in gained:
                 self.returns[stream] += reward
 
-    def _append(self, streams, observation, action, reward, terminated, valid):
-        """Keeps one row for each of `streams`."""
+    def _append(self, streams, observation, action, reward, terminated, valid, states=()):
+        """Keeps one row for each of `streams`, and the `states` of a recurrent model before it, zero if not given."""
         rows = slice(self._rows, self._rows + len(streams))
         values = (observation, action, reward, terminated, valid)
         for field, value in zip(self._steps, values, strict=True):
             field[rows] = value
+        for i, field in enumerate(self._states):
+            field[rows] = states[i] if states else 0.0
         self._streams[rows] = streams
         self._times[rows] = self.count[streams]
         self.count[streams] += 1

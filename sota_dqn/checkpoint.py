@@ -36,6 +36,7 @@ MODULES = (
     "returns",
     "samplers",
     "schedules",
+    "sequences",
     "targets",
 )
 DIRECTORY = re.compile(r"step-\d{9,}(-1)?")

@@ -5,7 +5,10 @@ from keras import ops
 
 from sota_dqn import losses, targets
 from sota_dqn.learner import Learner
-from sota_dqn.returns import Bounds, Rescaling, lower_bound, n_step, partial_returns, upper_bound
+from sota_dqn.models import is_recurrent
+from sota_dqn.recurrent import Recurrent
+from sota_dqn.returns import Bounds, Rescaling, lower_bound, n_step, partial_returns, unchanged, upper_bound
+from sota_dqn.sequences import SequenceLearner, Sequences
 from sota_dqn.targets import value_of
 from sota_dqn.trainer import Trainer
 from sota_dqn.types import NextState, recorded
@@ -17,9 +20,10 @@ __all__ = ["DQNLearner", "DQNTrainer"]
 class DQNTrainer(Trainer):
     """Trains a Keras model to act by deep Q-learning.
 
-    The model is the user's own: observations `[B, *O]` to one value per action, `[B, A]`. A compiled model brings its
-    own optimizer and loss; one that is not is compiled with Adam (5e-4, the gradient's norm clipped to 10) and the
-    squared error.
+    The model is the user's own: observations `[B, *O]` to one value per action, `[B, A]`; with recurrent layers
+    `[B, T, *O]` to `[B, T, A]`, whose state is carried from step to step, and which learns from sequences. A compiled
+    model brings its own optimizer and loss; one that is not is compiled with Adam (5e-4, the gradient's norm clipped to
+    10) and the squared error.
 
     Args:
         env: An environment id, an `Atari` game, a callable that returns a `gymnasium.Env` (it takes `render_mode` when
@@ -45,6 +49,7 @@ class DQNTrainer(Trainer):
         discount: gamma, per environment step, in [0, 1].
         rescaling: `returns.Rescaling`, where the model is to learn squashed values, or None. Targets and bounds are
             unsquashed to be computed; `q`, `td_error`, policies and penalties see values as the model gives them.
+        sequences: `Sequences`, what a recurrent model is trained on; None for its defaults.
         bounds: `returns.Bounds`, which bounds a penalty sees; None for no penalty.
         penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound()` where there are
             bounds.
@@ -79,6 +84,7 @@ class DQNTrainer(Trainer):
         n_step=5,
         discount=0.99,
         rescaling=None,
+        sequences=None,
         bounds=None,
         penalty=None,
         batch_size=64,
@@ -94,6 +100,7 @@ class DQNTrainer(Trainer):
         self.n_step = n_step
         self.discount = discount
         self.rescaling = rescaling
+        self.sequences = _check_sequences(sequences, model, bounds)
         self.bounds = bounds
         self.penalty = penalty
         super().__init__(
@@ -117,33 +124,43 @@ class DQNTrainer(Trainer):
 
     def build(self):
         """Builds the replay and returns the learner."""
-        bounds = self.bounds
-        after = self.n_step if bounds is None else max(self.n_step, bounds.horizons + 1)
-        before = bounds.horizons + 1 if bounds is not None and bounds.upper else 0
-        stores_returns = bounds is not None and bounds.return_to_go
-        self.build_replay(after=after, before=before, return_to_go=self.discount if stores_returns else None)
         if not self.model.compiled:
             # Ours, from tuning runs of a few seeds: where errors are clipped, estimates tend to medians, and
             # LunarLander's rare landings are missed.
             optimizer = keras.optimizers.Adam(5e-4, global_clipnorm=10.0)
             self.model.compile(optimizer=optimizer, loss=keras.losses.MeanSquaredError())
         loss = losses.from_keras(self.model.loss or keras.losses.MeanSquaredError())
-        return DQNLearner(
-            self.model,
-            self.model.optimizer,
-            self.replay,
-            target=self.target,
-            loss=loss,
-            n_step=self.n_step,
-            discount=self.discount,
-            rescaling=self.rescaling,
-            bounds=bounds,
-            penalty=losses.lower_bound(loss=loss) if bounds and self.penalty is None else self.penalty,
-            target_update=self.target_update,
-            batch_size=self.batch_size,
-            updates_per_call=self.updates_per_call,
-            random=self.random["sampling"],
+        settings = {
+            "target": self.target,
+            "loss": loss,
+            "n_step": self.n_step,
+            "discount": self.discount,
+            "rescaling": self.rescaling,
+            "target_update": self.target_update,
+            "batch_size": self.batch_size,
+            "updates_per_call": self.updates_per_call,
+            "random": self.random["sampling"],
+        }
+        if self.sequences is not None:
+            sequences, recurrent = self.sequences, Recurrent(self.model)
+            stored = list(zip(recurrent.shapes, recurrent.dtypes, strict=True))
+            self.build_replay(
+                after=sequences.burn_in + sequences.length + self.n_step - 1,
+                state=stored if sequences.initial_state == "stored" else (),
+                period=sequences.period,
+            )
+            settings |= {"recurrent": recurrent, "sequences": sequences}
+            return SequenceLearner(self.model, self.model.optimizer, self.replay, **settings)
+        bounds = self.bounds
+        stores_returns = bounds is not None and bounds.return_to_go
+        self.build_replay(
+            after=self.n_step if bounds is None else max(self.n_step, bounds.horizons + 1),
+            before=bounds.horizons + 1 if bounds is not None and bounds.upper else 0,
+            return_to_go=self.discount if stores_returns else None,
         )
+        penalty = losses.lower_bound(loss=loss) if bounds and self.penalty is None else self.penalty
+        settings |= {"bounds": bounds, "penalty": penalty}
+        return DQNLearner(self.model, self.model.optimizer, self.replay, **settings)
 
 
 class DQNLearner(Learner):
@@ -168,8 +185,8 @@ class DQNLearner(Learner):
         self.loss = loss
         self.n_step = n_step
         self.discount = discount
-        self.squash = rescaling.squash if rescaling else _unchanged
-        self.unsquash = rescaling.unsquash if rescaling else _unchanged
+        self.squash = rescaling.squash if rescaling else unchanged
+        self.unsquash = rescaling.unsquash if rescaling else unchanged
         self.bounds = bounds
         self.penalty = penalty
         super().__init__(model, optimizer, replay, **settings)
@@ -233,10 +250,6 @@ class DQNLearner(Learner):
         return ops.reshape(values, (*distances.shape, values.shape[-1]))
 
 
-def _unchanged(values):
-    return values
-
-
 def _check_learning(target, target_update, n_step, discount, rescaling, bounds, penalty):
     """Raises ValueError or TypeError where an argument of the algorithm is out of range."""
     for name, function in (("target", target), ("penalty", penalty)):
@@ -260,6 +273,19 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
         raise TypeError(f"Argument `bounds` must be a `returns.Bounds` or None. Received: bounds={bounds!r}")
     if bounds is None and penalty is not None:
         raise ValueError("Argument `penalty` needs `bounds`: pass bounds=returns.Bounds(). Received: bounds=None")
+
+
+def _check_sequences(sequences, model, bounds):
+    """Returns the `Sequences` of a recurrent model, None for any other, and raises where they do not fit together."""
+    if sequences is not None and not isinstance(sequences, Sequences):
+        raise TypeError(f"Argument `sequences` must be a `Sequences` or None. Received: sequences={sequences!r}")
+    if not (isinstance(model, keras.Model) and is_recurrent(model)):
+        if sequences is not None:
+            raise ValueError("Argument `sequences` is for recurrent models. The model has no recurrent layer.")
+        return None
+    if bounds is not None:
+        raise ValueError("Argument `bounds` is not available for recurrent models. Received: bounds=Bounds(...)")
+    return Sequences() if sequences is None else sequences
 
 
 def _is_count(value):

@@ -11,7 +11,8 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
     """Plays one whole episode for each seed, side by side.
 
     Args:
-        choose: A function from what the model sees, `[N, ...]`, to actions, `[N]` integers from 0.
+        choose: A function from what the model sees, `[N, ...]`, and where episodes begin, `[N]` bool, to actions, `[N]`
+            integers from 0.
         make: A function that makes one environment.
         preprocess: A `Preprocessing`.
         frames: A fresh `Frames`.
@@ -40,7 +41,7 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
             for env in envs:
                 on_step(env, 0.0, 0)
         while any(number is not None for number in playing):
-            actions = np.asarray(choose(frames(preprocess(observation), begun)))
+            actions = np.asarray(choose(frames(preprocess(observation), begun), begun))
             begun = np.zeros(len(envs), bool)
             for i, (env, number) in enumerate(zip(envs, playing, strict=True)):
                 if number is None:

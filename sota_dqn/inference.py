@@ -12,7 +12,7 @@ from sota_dqn.actor import Choice, Frames
 from sota_dqn.atari import native
 from sota_dqn.environments import episode_seeds, make_evaluation_factory
 from sota_dqn.evaluation import describe, play_episodes, summarize
-from sota_dqn.models import has_convolutions
+from sota_dqn.models import has_convolutions, is_recurrent
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.spaces import check_spaces, space_from
@@ -73,7 +73,7 @@ class DQNInference:
     def act(self, observation):
         """Returns the action for an observation, or for one of each of several streams.
 
-        With a frame stack each call is the next step of its stream; `reset` begins a new episode.
+        With a frame stack or a recurrent model each call is the next step of its stream; `reset` begins a new episode.
 
         Args:
             observation: `[...]` as the environment gives it, or a batch of them, `[E, ...]`, always of the same E.
@@ -90,7 +90,7 @@ class DQNInference:
         if self._begun is None or len(self._begun) != len(batch):
             self._frames = Frames(self.frame_stack, "reset")
             self._begun = np.ones(len(batch), bool)
-        actions = self._act(self._frames(batch, self._begun)) + self._start
+        actions = self._act(self._frames(batch, self._begun), self._begun) + self._start
         self._begun = np.zeros(len(batch), bool)
         return int(actions[0]) if single else actions
 
@@ -160,9 +160,9 @@ class DQNInference:
             self._act, make, self._preprocess, Frames(self.frame_stack, "reset"), seeds=seeds, **options
         )
 
-    def _act(self, observations):
-        """Returns actions, counted from 0, for what the model sees."""
-        return keras.ops.convert_to_numpy(self._choose(observations, 0))
+    def _act(self, observations, begun):
+        """Returns actions, counted from 0, for what the model sees; where `begun` (`[E]`), an episode begins."""
+        return keras.ops.convert_to_numpy(self._choose(observations, 0, begun=begun))
 
     def _factory(self):
         """Returns the function that makes environments to play in."""
@@ -204,4 +204,4 @@ class DQNInference:
             raise ValueError(
                 "Argument `env` is needed to tell one observation from a batch of them. Received: env=None"
             )
-        return len(told) - 1
+        return len(told) - (2 if is_recurrent(self.model) else 1)

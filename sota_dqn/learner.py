@@ -75,9 +75,9 @@ class Learner(abc.ABC):
         """All variables whose values make up the state of learning, the replay's excepted."""
         return [*self.model.variables, *self.optimizer.variables, *self.target_variables]
 
-    def add(self, rows, steps, count):
+    def add(self, rows, steps, count, *states):
         """Writes a chunk of rows to the replay; see `Replay.add`."""
-        self._add(rows, steps, count)
+        self._add(rows, steps, count, *states)
 
     def set_returns(self, rows, returns):
         """Writes returns to go; see `Replay.set_returns`."""
@@ -108,12 +108,19 @@ class Learner(abc.ABC):
 
     def target_values(self, observations):
         """Returns the target model's values, `[B, *O]` to `[B, A]`; the model's own where there is no target model."""
+        return self.judged(lambda: self.values(observations))
+
+    def judged(self, function):
+        """Returns what `function()` gives where the target model's weights stand in for the model's.
+
+        It must read no other variables: what they hold would be taken for a constant.
+        """
         if self.target_update is None:
-            return self.values(observations)
+            return function()
         targets = [variable.value for variable in self.target_variables]
         # Not `model.stateless_call`, which skips what calling a model does: a `call` need not take `training`.
         with keras.StatelessScope(list(zip(self.model.variables, targets, strict=True))):
-            return self.values(observations)
+            return function()
 
     def update_target(self, number):
         """Blends or copies the model into the target model after update `number`."""

@@ -7,49 +7,9 @@ called. `Recurrent` is another model on the same layers, and so on the same weig
 import keras
 from keras import ops, tree
 
-from sota_dqn.models import layers_of
-
-__all__ = ["Recurrent", "check_recurrent", "is_recurrent"]
+__all__ = ["Recurrent"]
 
 NATIVE = (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
-
-
-def is_recurrent(model):
-    """Returns whether any layer of a model carries a state along a sequence."""
-    return any(isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)) for layer in layers_of(model))
-
-
-def check_recurrent(model):
-    """Raises ValueError unless the state of a recurrent model can be carried.
-
-    Args:
-        model: A `keras.Sequential` or Functional model, observations `[B, T, *O]` to `[B, T, A]`, with T left open.
-    """
-    functional = isinstance(model, keras.Model) and isinstance(model, (keras.Function, keras.Sequential))
-    if not functional or not model.built:
-        raise ValueError(
-            "A recurrent model must be a built Sequential or Functional one: the state of its layers is not seen in a "
-            f"subclass. Received: {type(model).__name__}"
-        )
-    for layer in layers_of(model):
-        what = None
-        if isinstance(layer, keras.layers.Bidirectional):
-            what = "is Bidirectional, and would see the future"
-        elif isinstance(layer, keras.layers.RNN):
-            if layer.go_backwards:
-                what = "has go_backwards=True, and would see the future"
-            elif layer.stateful:
-                what = "has stateful=True: the trainer carries the state"
-            elif not layer.return_sequences:
-                what = "needs return_sequences=True: a value is learned at every step"
-        if what:
-            raise ValueError(f"The recurrent layer {layer.name!r} {what}.")
-    for shape in (model.input_shape, model.output_shape):
-        if isinstance(shape, tuple) and (len(shape) < 3 or shape[1] is not None):
-            raise ValueError(
-                "A recurrent model must map [B, T, ...] to [B, T, A] with T left open: keras.Input((None, ...)). "
-                f"Received: input_shape={model.input_shape}, output_shape={model.output_shape}"
-            )
 
 
 class Recurrent:
@@ -100,18 +60,20 @@ class Recurrent:
             slot.before = slot.after = slot.begun = None  # what belongs to a program must not outlive it
         return values, after
 
-    def step(self, observations, states, begun):
+    def begin(self, states, begun):
+        """Returns the states (a list of `[E, units]`), zero where an episode begins (`begun`, `[E]` bool)."""
+        return [ops.where(ops.expand_dims(begun, -1), ops.zeros_like(state), state) for state in states]
+
+    def step(self, observations, states):
         """Returns the values of one step, and the state after it.
 
         Args:
             observations: `[E, *O]`, or a list of the model's inputs.
-            states: A list of `[E, units]`, the state after the step before.
-            begun: `[E]` bool, where the step is an episode's first, whose state is zero.
+            states: A list of `[E, units]`, the state before the step.
 
         Returns:
             `[E, A]`, and a list of `[E, units]`.
         """
-        states = [ops.where(ops.expand_dims(begun, -1), ops.zeros_like(state), state) for state in states]
         sequence = tree.map_structure(lambda one: ops.expand_dims(one, 1), observations)
         values, after = self.unroll(sequence, states)
         return values[:, 0], after

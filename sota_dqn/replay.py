@@ -60,6 +60,8 @@ class Replay:
         frame_stack=None,
         padding="reset",
         return_to_go=False,
+        state=(),
+        period=1,
     ):
         """Allocates the rows.
 
@@ -73,23 +75,29 @@ class Replay:
             frame_stack: Frames in one observation of the model, or None.
             padding: What stands before an episode's first frame, `"reset"` or `"zero"`.
             return_to_go: Whether returns of terminated episodes are stored.
+            state: The shape and dtype of each state of a recurrent model, stored before a row.
+            period: Only rows whose time is a multiple of it store states, and are drawn.
 
         Raises:
             ValueError: If a window does not fit into a stream.
             MemoryError: If the device, or the host, has too little memory; it says how much is needed and what would
                 fit.
         """
-        rows_per_stream = self.capacity // num_streams
+        rows_per_stream = self.capacity // num_streams // period * period
+        self.period = period
         self.after = after
         self.before = before + (frame_stack - 1 if frame_stack else 0)
-        least = chunk + self.after + self.before + 1
+        least = -(-(chunk + self.after + self.before + period) // period) * period
         if rows_per_stream < least:
             raise ValueError(
                 f"Argument `capacity` must be at least {least * num_streams} for {num_streams} environments: windows "
                 f"of {self.after + self.before + 1} rows and {chunk} rows written at a time. "
                 f"Received: capacity={self.capacity}"
             )
-        needed = self._check_memory(num_streams, rows_per_stream, observation_shape, observation_dtype, return_to_go)
+        states = sum(math.prod(shape) * _itemsize(dtype) for shape, dtype in state) / period
+        needed = self._check_memory(
+            num_streams, rows_per_stream, observation_shape, observation_dtype, 4 * return_to_go + states
+        )
         try:
             self.storage = Storage(
                 num_streams,
@@ -100,6 +108,8 @@ class Replay:
                 padding=padding,
                 return_to_go=return_to_go,
                 host=self.on_host,
+                state=state,
+                period=period,
             )
         except backend.AllocationError as error:  # where the device does not tell what it has left
             raise MemoryError(
@@ -118,19 +128,23 @@ class Replay:
         """All variables of the storage and the sampler."""
         return [*self.storage.variables, *self.sampler.variables]
 
-    def add(self, rows, steps, count):
+    def add(self, rows, steps, count, *states):
         """Writes rows in the order of their streams, and lets those be drawn whose windows are now complete.
 
         Args:
             rows: `[M]` int32, places as given by `storage.places`; padding points to the bin.
             steps: `Steps`, `[M, ...]`.
             count: `[E]` int32, rows written to each stream so far, these included.
+            *states: Those of a recurrent model before the rows, `[M, units]` each.
         """
         self.storage.write(rows, steps, count)
+        if self.storage.state:
+            self.storage.write_states(rows, states)
         self.sampler.retire(self.storage.shift(rows, self.before))
         complete = self.storage.shift(rows, -self.after)
         valid = backend.read_rows(self.storage.valid, complete)
-        valid = ops.where(complete == self.storage.bin, 0.0, ops.cast(valid, "float32"))
+        drawn = ops.logical_and(complete != self.storage.bin, self.storage.starts(complete))
+        valid = ops.where(drawn, ops.cast(valid, "float32"), 0.0)
         self.sampler.admit(complete, valid)
 
     def set_returns(self, rows, returns):
@@ -166,14 +180,19 @@ class Replay:
         """
         return self.storage.observe(self.storage.shift(rows, distance))
 
+    def observe_window(self, rows):
+        """Returns the observations of the windows that begin with `rows` (`[B]`): `[B, after + 1, *O]`."""
+        around = self.storage.neighbours(rows, 0, self.after)
+        observations = self.storage.observe(ops.reshape(around, (-1,)))
+        return ops.reshape(observations, (-1, self.after + 1, *observations.shape[1:]))
+
     def update(self, rows, td_error):
         """Hands the TD errors (`[B]`) of drawn `rows` (`[B]`) to the sampler."""
         self.sampler.update(rows, td_error)
 
-    def _check_memory(self, num_streams, rows_per_stream, shape, dtype, return_to_go):
+    def _check_memory(self, num_streams, rows_per_stream, shape, dtype, more):
         """Returns the bytes of the rows, and raises MemoryError where the device says that it cannot hold them."""
-        itemsize = {"bool": 1, "bfloat16": 2}.get(dtype) or int("".join(c for c in dtype if c.isdigit())) // 8
-        row = math.prod(shape) * itemsize + 4 + 4 + 1 + 1 + 4 * bool(return_to_go) + 5  # and its share of the sum tree
+        row = math.prod(shape) * _itemsize(dtype) + 4 + 4 + 1 + 1 + more + 5  # and its share of the sum tree
         needed = row * num_streams * rows_per_stream
         available = backend.memory_available(host=self.on_host)
         if available is not None and needed > available:
@@ -189,3 +208,8 @@ class Replay:
         """Returns the other place for observations, where there is one."""
         elsewhere = self.device is None and backend.device_kind() != "cpu"
         return "Or keep the observations in host memory: Replay(..., device='cpu'). " if elsewhere else ""
+
+
+def _itemsize(dtype):
+    """Returns the bytes of one number."""
+    return {"bool": 1, "bfloat16": 2}.get(dtype) or int("".join(c for c in dtype if c.isdigit())) // 8

@@ -10,7 +10,7 @@ from keras import ops
 
 from sota_dqn.types import recorded
 
-__all__ = ["Bounds", "Rescaling", "lower_bound", "n_step", "partial_returns", "upper_bound"]
+__all__ = ["Bounds", "Rescaling", "lower_bound", "n_step", "partial_returns", "unchanged", "upper_bound"]
 
 
 def partial_returns(window, discount):
@@ -158,6 +158,11 @@ class Rescaling:
         distance = ops.abs(x) + 1.0 + self.epsilon
         root = 2.0 * distance / (ops.sqrt(1.0 + 4.0 * self.epsilon * distance) + 1.0)
         return ops.sign(x) * (ops.square(root) - 1.0)
+
+
+def unchanged(values):
+    """Returns what it is given, where values are not rescaled."""
+    return values
 
 
 # Products and sums over masked rows, rather than a cumulative operation per field or a matrix product: XLA fuses

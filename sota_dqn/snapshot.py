@@ -35,6 +35,8 @@ def save(trainer, path, *, replay):
     arrays = {"actor_observation": trainer.actor.observation, **_variables(trainer, replay)}
     if trainer.frame_stack is not None:
         arrays["actor_frames"] = trainer.actor.frames.stack
+    for i, carried in enumerate(trainer.actor.choice.after):
+        arrays[f"actor_state_{i}"] = keras.ops.convert_to_numpy(carried)
     checkpoint.save(path, config=config, state=state, model=trainer.model, arrays=arrays)
 
 
@@ -111,6 +113,8 @@ def restore(trainer, found):
         state["actor"]["count"] = [0] * trainer.num_envs
         trainer.origin = (max(trainer.steps + trainer.learning_starts, trainer.origin[0]), trainer.updates)
     frames = np.array(found.array("actor_frames")) if "actor_frames" in found else None
+    states = [name for name in config["arrays"] if name.startswith("actor_state_")]
+    trainer.actor.choice.after = [np.array(found.array(f"actor_state_{i}")) for i in range(len(states))]
     return trainer.actor.restore(state["actor"], np.array(found.array("actor_observation")), frames)
 
 

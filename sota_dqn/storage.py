@@ -29,6 +29,8 @@ class Storage:
             zeros.
         return_to_go: Whether the returns of terminated episodes are stored too.
         host: Whether the observations are kept in host memory.
+        state: The shape and dtype of each state of a recurrent model.
+        period: Only rows whose time is a multiple of it store the state before them. `rows_per_stream` is one too.
     """
 
     def __init__(
@@ -42,7 +44,10 @@ class Storage:
         padding="reset",
         return_to_go=False,
         host=False,
+        state=(),
+        period=1,
     ):
+        self.period = period
         self.num_streams = num_streams
         self.rows_per_stream = rows_per_stream
         self.frame_stack = frame_stack
@@ -58,12 +63,16 @@ class Storage:
         self.terminated = field("terminated", "uint8")
         self.valid = field("valid", "uint8")
         self.return_to_go = field("return_to_go", "float32") if return_to_go else None
+        self.state = [
+            backend.make_rows((self.bin // period + 1, *shape), dtype, f"replay_state_{i}")
+            for i, (shape, dtype) in enumerate(state)
+        ]
         self.count = backend.make_rows((num_streams,), "int32", "replay_count")  # rows written so far, not wrapped
 
     @property
     def variables(self):
         """All variables, observations first."""
-        fields = [self.observation, self.action, self.reward, self.terminated, self.valid, self.count]
+        fields = [self.observation, self.action, self.reward, self.terminated, self.valid, self.count, *self.state]
         return fields if self.return_to_go is None else [*fields, self.return_to_go]
 
     def places(self, streams, times):
@@ -82,6 +91,20 @@ class Storage:
         if self.return_to_go is not None:
             backend.write_rows(self.return_to_go, rows, ops.full(ops.shape(rows), -float("inf"), "float32"))
         self.count.assign(count)
+
+    def starts(self, rows):
+        """Returns which of `rows` (`[M]`) store a state: `[M]` bool. The bin does."""
+        return rows % self.period == 0
+
+    def write_states(self, rows, states):
+        """Writes the states before `rows` (`[M]`), a list of `[M, units]`, where they are stored."""
+        places = ops.where(self.starts(rows), rows // self.period, self.bin // self.period)
+        for variable, values in zip(self.state, states, strict=True):
+            backend.write_rows(variable, places, ops.cast(values, variable.dtype))
+
+    def read_states(self, rows):
+        """Returns the states before `rows` (`[B]`), which store them: a list of `[B, units]`."""
+        return [backend.read_rows(variable, rows // self.period) for variable in self.state]
 
     def shift(self, rows, distance):
         """Returns the place of the row `distance` later, or earlier where negative, in the same stream.

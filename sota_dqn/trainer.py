@@ -91,7 +91,9 @@ class Trainer(abc.ABC):
         self.updates_per_call = updates_per_call or self._good_updates_per_call()
         self.frame_stack = frame_stack
         self.learner = self.build()
-        ready = max(batch_size, self.num_envs * (self.replay.after + 2))  # by then there are rows to draw
+        ready = max(
+            batch_size, self.num_envs * (self.replay.after + self.replay.period + 1)
+        )  # by then there are rows to draw
         self.learning_starts = max(1_000, ready) if learning_starts is None else learning_starts
         if self.learning_starts < ready:
             raise ValueError(
@@ -115,25 +117,23 @@ class Trainer(abc.ABC):
     def build(self):
         """Builds the replay and returns the `Learner`."""
 
-    def build_replay(self, *, after, before=0, return_to_go=None):
-        """Builds the replay for windows of `after` rows after a drawn one and `before` rows before it.
+    def build_replay(self, *, return_to_go=None, **settings):
+        """Builds the replay with these `settings` of `Replay.build`, which the algorithm decides.
 
         Args:
-            after: Rows.
-            before: Rows.
             return_to_go: The discount of stored returns to go; None where they are not stored.
+            **settings: `after`, and what else is not the default.
         """
         self.actor.discount = return_to_go
         self.replay.build(
             self.num_envs,
             observation_shape=self.actor.preprocess.shape,
             observation_dtype=self.actor.preprocess.dtype,
-            after=after,
-            before=before,
             chunk=2 * (self._steps_per_call() + 1),  # a step writes two rows where an episode ends
             frame_stack=self.frame_stack,
             padding=self.actor.frames.padding,
             return_to_go=return_to_go is not None,
+            **settings,
         )
 
     @property
@@ -208,7 +208,7 @@ class Trainer(abc.ABC):
         seeds = episode_seeds([self.seed, 2**32 - 1, self.evaluations] if seed is None else [seed], episodes)
         self._evaluated.random = np.random.default_rng(seeds)
         returns, lengths = play_episodes(
-            lambda observations: self._evaluated(observations, epsilon),
+            lambda observations, begun: self._evaluated(observations, epsilon, begun=begun),
             self._make_env,
             self.actor.preprocess,
             Frames(self.frame_stack, self.actor.frames.padding),

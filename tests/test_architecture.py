@@ -34,6 +34,7 @@ FLOORS = [
         "recurrent",
         "replay",
         "learner",
+        "sequences",
         "actor",
         "actor_pool",
         "callbacks",
@@ -49,7 +50,14 @@ FLOORS = [
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 # (importer, imported) on one floor.
-SIDEWAYS = {("actor_pool", "actor"), ("backend", "types"), ("policies", "mixtures"), ("snapshot", "checkpoint")}
+SIDEWAYS = {
+    ("actor_pool", "actor"),
+    ("actor", "recurrent"),
+    ("backend", "types"),
+    ("sequences", "learner"),
+    ("policies", "mixtures"),
+    ("snapshot", "checkpoint"),
+}
 
 # Who may import what not everyone may.
 IMPORTERS = {

@@ -6,7 +6,8 @@ import pytest
 from keras import layers, ops
 
 from sota_dqn import backend
-from sota_dqn.recurrent import Recurrent, check_recurrent, is_recurrent
+from sota_dqn.models import check_recurrent, is_recurrent
+from sota_dqn.recurrent import Recurrent
 
 BATCH, TIME = 3, 6
 
@@ -73,7 +74,7 @@ def test_step_by_step_is_the_sequence(name, random):
     close(values, expected)
     states = recurrent.zeros(BATCH)
     for time in range(TIME):
-        values, states = recurrent.step(observations[:, time], states, np.zeros(BATCH, bool))
+        values, states = recurrent.step(observations[:, time], states)
         close(values, expected[:, time])
     for one, other in zip(states, after, strict=True):
         close(one, other)
@@ -114,7 +115,7 @@ def test_a_new_episode_knows_nothing_of_the_old(name, random):
     states = recurrent.zeros(BATCH)
     for time in range(TIME):
         begun = np.array([time == begins, False, time == begins])
-        values, states = recurrent.step(observations[:, time], states, begun)
+        values, states = recurrent.step(observations[:, time], recurrent.begin(states, begun))
         if time >= begins:
             close(values[0], fresh[0, time - begins])
             close(values[2], fresh[2, time - begins])
@@ -130,7 +131,8 @@ def test_episodes_that_begin_inside_a_sequence(name, random):
     states = [random.normal(size=(BATCH, *shape)).astype("float32") for shape in recurrent.shapes]
     values, after = recurrent.unroll(observations, states, begun)
     for time in range(TIME):
-        expected, states = recurrent.step(observations[:, time], states, begun[:, time].astype(bool))
+        before = recurrent.begin(states, begun[:, time].astype(bool))
+        expected, states = recurrent.step(observations[:, time], before)
         close(values[:, time], expected)
     for one, other in zip(states, after, strict=True):
         close(one, other)

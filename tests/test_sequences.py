@@ -1,0 +1,300 @@
+"""Recurrent models in training: stored states, targets and losses of sequences, burn-in, whole runs that resume."""
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+import reference
+from gymnasium import spaces
+from keras import layers, ops
+from runs import assert_same, make
+
+from sota_dqn import DQNInference, DQNTrainer, Replay, Sequences, policies, returns, samplers
+from sota_dqn.recurrent import Recurrent
+
+LENGTH, BURN_IN, N, DISCOUNT = 4, 2, 2, 0.9
+
+
+def network(inputs=4, outputs=2):
+    keras.utils.set_random_seed(0)
+    inside = [layers.Dense(5, activation="tanh"), layers.LSTM(3, return_sequences=True), layers.Dense(outputs)]
+    return keras.Sequential([keras.Input((None, inputs)), *inside])
+
+
+def build(env="CartPole-v1", model=None, **settings):
+    settings = {
+        "sequences": Sequences(LENGTH, burn_in=BURN_IN, period=3),
+        "n_step": N,
+        "discount": DISCOUNT,
+        "replay": Replay(240, sampler=samplers.Prioritized()),
+        "learning_starts": 60,
+        **settings,
+    }
+    return make(env, network() if model is None else model, **settings)
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def rows_of(trainer):
+    """Returns every stored row by field, `[E, T, ...]`."""
+    storage = trainer.replay.storage
+    shape = (storage.num_streams, storage.rows_per_stream)
+    fields = ("observation", "action", "reward", "terminated", "valid")
+    return {
+        name: numpy(getattr(storage, name).value)[:-1].reshape(*shape, *getattr(storage, name).shape[1:])
+        for name in fields
+    }
+
+
+def states_of(trainer, model):
+    """Returns the state before every row of a model that has not changed since they were stored, `[E, T, units]`."""
+    rows, recurrent = rows_of(trainer), Recurrent(model)
+    streams, times = rows["valid"].shape
+    states = recurrent.zeros(streams)
+    found = []
+    begun = np.ones(streams, bool)
+    for time in range(times):
+        states = recurrent.begin(states, begun)
+        found.append([numpy(state) for state in states])
+        _, states = recurrent.step(rows["observation"][:, time], states)
+        begun = rows["valid"][:, time] == 0
+    return [np.stack(one, axis=1) for one in zip(*found, strict=True)]
+
+
+def test_stored_states_are_those_of_the_unrolled_model():
+    trainer = build(learning_starts=230)
+    while max(trainer.actor.count) < 58:  # of 60 rows a stream
+        trainer.actor.step(numpy(trainer.actor.choose(0)))
+    trainer.actor.flush()
+    storage = trainer.replay.storage
+    assert storage.rows_per_stream == 60 and storage.period == 3
+    assert [variable.shape[0] for variable in storage.state] == [81, 81]  # 80 rows and the bin
+    written = int(min(trainer.actor.count)) // 3
+    rows = rows_of(trainer)
+    assert (rows["valid"][:, : written * 3] == 0).any()  # episodes have ended
+    for found, expected in zip(storage.state, states_of(trainer, trainer.model), strict=True):
+        found = numpy(found.value)[:-1].reshape(4, 20, 3)
+        valid = rows["valid"][:, ::3][:, :written] > 0
+        np.testing.assert_allclose(
+            found[:, :written][valid], expected[:, ::3][:, :written][valid], rtol=1e-5, atol=1e-6
+        )
+        assert abs(found[:, :written]).max() > 0.1
+
+
+def expected_update(trainer, places, weights, initial):
+    """Returns loss and errors `[B, L]`, computed sequence by sequence and step by step from the stored rows."""
+    rows, learner, model = rows_of(trainer), trainer.learner, trainer.model
+    recurrent = Recurrent(model)
+    streams, starts = np.divmod(places, rows["valid"].shape[1])
+    online, judged = [variable.value for variable in model.variables], [v.value for v in learner.target_variables]
+    errors, losses, counted = np.zeros((2, len(places), LENGTH)), 0.0, 0
+    errors = errors[0]
+    for i, (stream, start) in enumerate(zip(streams, starts, strict=True)):
+        window = {
+            name: np.concatenate([field[stream], field[stream]])[start:][: BURN_IN + LENGTH + N]
+            for name, field in rows.items()
+        }
+
+        def values(weights_of, window=window, i=i):
+            mapping = list(zip(model.variables, weights_of, strict=True))
+            with keras.StatelessScope(mapping):
+                states, found = [state[i : i + 1] for state in initial], []
+                for time, seen in enumerate(window["observation"]):
+                    begun = np.array([time > 0 and window["valid"][time - 1] == 0])
+                    one, states = recurrent.step(seen[None], recurrent.begin(states, begun))
+                    found.append(numpy(one)[0])
+            return np.array(found, "float64")
+
+        q, target = values(online), values(judged)
+        for step in range(LENGTH):
+            time = BURN_IN + step
+            if not window["valid"][time]:
+                continue
+            parts = (window[name][time:] for name in ("reward", "terminated", "valid"))
+            gained, factor, taken = reference.n_step(*parts, N, DISCOUNT)
+            y = gained + factor * reference.double(q[time + taken], target[time + taken])
+            errors[i, step] = y - q[time][window["action"][time]]
+            losses += weights[i] * errors[i, step] ** 2
+            counted += 1
+    return losses / counted, errors, counted
+
+
+@pytest.mark.parametrize("initial", ["stored", "zero"])
+def test_an_update_agrees_with_one_step_by_step(initial):
+    sequences = Sequences(LENGTH, burn_in=BURN_IN, period=3, initial_state=initial, eta=0.7)
+    sampler = samplers.Prioritized(1.0, 0.5, epsilon=0.1)
+    trainer = build(sequences=sequences, replay=Replay(240, sampler=sampler), updates_per_call=1, target_update=3)
+    trainer.train(200, verbose=0)
+    trainer.actor.flush()
+    learner, storage = trainer.learner, trainer.replay.storage
+    random_state = learner.random.bit_generator.state
+    uniform = learner.random.random((1, 8), dtype="float32")[0]
+    learner.random.bit_generator.state = random_state
+    sample = trainer.replay.sample(ops.convert_to_tensor(uniform), np.float32(trainer.steps))
+    places, weights = numpy(sample.rows), numpy(sample.weights)
+    assert (places % 3 == 0).all()
+    if initial == "stored":
+        states = [numpy(state) for state in storage.read_states(places)]
+    else:
+        states = [np.zeros((8, 3), "float32")] * 2
+    loss, errors, counted = expected_update(trainer, places, weights, states)
+    before = numpy(sampler.tree.read(np.arange(240, dtype="int32")))
+    metrics = learner.learn(trainer.steps)
+    assert numpy(metrics["loss"])[0] == pytest.approx(loss, rel=1e-3)
+    assert numpy(metrics["td_error"])[0] == pytest.approx(abs(errors).sum() / counted, rel=1e-3)
+    after = numpy(sampler.tree.read(np.arange(240, dtype="int32")))
+    for i, place in enumerate(places):
+        done = abs(errors[i][errors[i] != 0])
+        expected = 0.7 * done.max() + 0.3 * done.mean() if len(done) else 0.0
+        assert after[place] == pytest.approx(expected + 0.1, rel=1e-3, abs=1e-5)
+    others = np.setdiff1d(np.arange(240), places)
+    np.testing.assert_array_equal(after[others], before[others])
+
+
+def test_burn_in_carries_no_gradient():
+    trainer = build()
+    trainer.train(120, verbose=0)
+    learner = trainer.learner
+    rows = np.int32([0, 3, 6, 9, 60, 63, 66, 69])
+    window = trainer.replay.storage.read(
+        trainer.replay.storage.neighbours(ops.convert_to_tensor(rows), 0, trainer.replay.after)
+    )
+
+    def gradient(constant):
+        """The gradient of the trained steps' values; `constant` state after the burn-in, or as the learner has it."""
+
+        def run(rows):
+            observations = trainer.replay.observe_window(rows)
+
+            def loss():
+                if constant:
+                    begun = ops.concatenate([ops.zeros_like(window.valid[:, :1]), 1 - window.valid[:, :-1]], axis=1)
+                    values, _ = learner.recurrent.unroll(observations[:, BURN_IN:], states, begun[:, BURN_IN:])
+                else:
+                    values = learner.unroll(observations, learner.states(rows), window.valid)
+                return ops.sum(ops.cast(values, "float32") ** 2), ops.zeros(())
+
+            return learner.program.value_and_grad(loss, trainer.model.trainable_variables)[1]
+
+        return [numpy(one) for one in learner.program.compile(run)(rows)]
+
+    observations = trainer.replay.observe_window(ops.convert_to_tensor(rows))
+    begun = ops.concatenate([ops.zeros_like(window.valid[:, :1]), 1 - window.valid[:, :-1]], axis=1)
+    states = trainer.replay.storage.read_states(rows)
+    _, states = learner.recurrent.unroll(observations[:, :BURN_IN], states, begun[:, :BURN_IN])
+    states = [numpy(state) for state in states]
+    for one, other in zip(gradient(True), gradient(False), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"frame_stack": 2, "model": lambda: stacked()},
+        {"rescaling": returns.Rescaling(), "sequences": Sequences(3, burn_in=0, period=1, initial_state="zero")},
+        {"policy": lambda: policies.Mixture({"a": policies.Greedy(), "b": policies.Random()})},
+    ],
+    ids=["stored", "frames", "zero", "mixture"],
+)
+def test_saved_and_loaded(settings, tmp_path):
+    made = {name: value() if name in ("model", "policy") else value for name, value in settings.items()}
+    never_stopped = build(**made)
+    never_stopped.train(300, verbose=0)
+    assert never_stopped.updates > 50
+    never_stopped.save(tmp_path)
+    resumed = DQNTrainer.load(tmp_path)
+    for trainer in (never_stopped, resumed):
+        trainer.train(120, verbose=0)
+    assert_same(never_stopped, resumed)
+    assert never_stopped.evaluate(3) == resumed.evaluate(3)
+    assert resumed.learner.compilations() == 1
+
+
+def stacked():
+    keras.utils.set_random_seed(0)
+    inside = [layers.TimeDistributed(layers.Flatten()), layers.GRU(3, return_sequences=True), layers.Dense(2)]
+    return keras.Sequential([keras.Input((None, 4, 2)), *inside])
+
+
+class Cue(gymnasium.Env):
+    """The first observation says which action is right in the last step; what comes between says nothing."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+    STEPS = 3
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.cue = 0, int(self.np_random.integers(2))
+        return np.float32([2 * self.cue - 1, 0]), {}
+
+    def step(self, action):
+        self.time += 1
+        over = self.time == self.STEPS
+        reward = (1.0 if action == self.cue else -1.0) if over else 0.0
+        return np.float32([0, self.time / self.STEPS]), reward, over, False, {}
+
+
+def test_a_cue_is_remembered(tmp_path):
+    keras.utils.set_random_seed(0)
+    inside = [layers.GRU(16, return_sequences=True), layers.Dense(2)]
+    model = keras.Sequential([keras.Input((None, 2)), *inside])
+    model.compile(optimizer=keras.optimizers.Adam(3e-3), loss="mse")
+    trainer = DQNTrainer(
+        Cue, model, num_envs=8, sequences=Sequences(6, burn_in=0, period=2), n_step=1, batch_size=32,
+        policy=policies.EpsilonGreedy(0.3), learning_starts=200, replay=Replay(4_000), target_update=0.05,
+    )  # fmt: skip
+    trainer.train(4_000, verbose=0)
+    assert trainer.evaluate(40)["return_mean"] == 1.0
+    trainer.model.save(tmp_path / "model.keras")
+
+    agent = DQNInference(tmp_path / "model.keras", env=Cue)
+    assert agent.evaluate(20)["return_mean"] == 1.0
+    env = Cue()
+    for seed in range(6):  # step by step, one stream
+        observation, _ = env.reset(seed=seed)
+        agent.reset()
+        over = False
+        while not over:
+            observation, reward, over, *_ = env.step(agent.act(observation))
+        assert reward == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"length": 0}, ValueError, "`length` must be at least 1. Received: length=0"),
+        ({"burn_in": -1}, ValueError, "`burn_in` must be an integer of at least 0. Received: burn_in=-1"),
+        ({"period": 0}, ValueError, "`period` must be at least 1. Received: period=0"),
+        ({"initial_state": "random"}, ValueError, '`initial_state` must be "stored" or "zero". Received: '),
+        ({"eta": 1.5}, ValueError, r"`eta` must be in \[0, 1\]. Received: eta=1.5"),
+    ],
+)
+def test_bad_settings(settings, error, message):
+    with pytest.raises(error, match=message):
+        Sequences(**settings)
+
+
+def test_what_does_not_fit_together():
+    with pytest.raises(TypeError, match="`sequences` must be a `Sequences` or None. Received: sequences=20"):
+        build(sequences=20)
+    flat = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    with pytest.raises(ValueError, match="`sequences` is for recurrent models. The model has no recurrent layer."):
+        build(model=flat)
+    with pytest.raises(ValueError, match="`bounds` is not available for recurrent models"):
+        build(bounds=returns.Bounds())
+    no_time = keras.Sequential([keras.Input((4,)), layers.Reshape((1, 4)), layers.LSTM(3, return_sequences=True)])
+    with pytest.raises(ValueError, match=r"must map \[B, T, ...\] to \[B, T, A\] with T left open"):
+        build(model=no_time)
+    with pytest.raises(ValueError, match=r"does not match the preprocessed observations, which have shape \(None, 4\)"):
+        build(model=network(inputs=3))
+    with pytest.raises(ValueError, match="must output one value for each of the 2 actions. Received: .3,."):
+        build(model=network(outputs=3))
+    with pytest.raises(ValueError, match="`capacity` must be at least .* for 4 environments: windows of 8 rows"):
+        build(replay=Replay(40))
