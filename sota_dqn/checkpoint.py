@@ -40,7 +40,7 @@ MODULES = (
     "targets",
 )
 DIRECTORY = re.compile(r"step-\d{9,}(-1)?")
-SLICE = 64 * 2**20  # bytes of a large array in host memory at a time
+SLICE = 32 * 2**20  # bytes of a large array in host memory at a time
 
 
 def check_directory(path):
@@ -295,7 +295,7 @@ def _write_array(file, values):
     with open(file, "wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for piece in _slices(values):
-            stream.write(piece.tobytes())
+            stream.write(np.ascontiguousarray(piece).reshape(-1).view("uint8").data)  # without a copy
 
 
 def _slices(values):
