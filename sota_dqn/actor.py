@@ -157,9 +157,10 @@ class Actor:
         self.learner = learner
         self.choice = choice
         self.selection = selection
-        recurrent = getattr(choice, "recurrent", None)
+        self._recurrent = getattr(choice, "recurrent", None) is not None
         size = num_envs * (steps_per_chunk + 1)
-        self._states = [np.zeros((size, *shape), "float32") for shape in recurrent.shapes] if recurrent else []
+        stored = learner.replay.storage.state if self._recurrent else []
+        self._states = [np.zeros((size, *variable.shape[1:]), "float32") for variable in stored]
         shape, dtype = self.preprocess.shape, self.preprocess.dtype
         self._steps = Steps(
             observation=np.zeros((size, *shape), dtype),
@@ -173,7 +174,7 @@ class Actor:
 
     def choose(self, step):
         """Returns the actions to take, `[E]`, still on the device."""
-        settings: dict[str, Any] = {"begun": self.begun} if self._states else {}
+        settings: dict[str, Any] = {"begun": self.begun} if self._recurrent else {}
         if self.selection is not None:
             settings["which"] = self.selection.select(self.begun, self.lengths, step)
         return self.choice(self.stacked, step, **settings)

@@ -135,11 +135,10 @@ class Replay:
             rows: `[M]` int32, places as given by `storage.places`; padding points to the bin.
             steps: `Steps`, `[M, ...]`.
             count: `[E]` int32, rows written to each stream so far, these included.
-            *states: Those of a recurrent model before the rows, `[M, units]` each.
+            *states: Those of a recurrent model before the rows, `[M, units]` each, where they are stored.
         """
         self.storage.write(rows, steps, count)
-        if self.storage.state:
-            self.storage.write_states(rows, states)
+        self.storage.write_states(rows, states)
         self.sampler.retire(self.storage.shift(rows, self.before))
         complete = self.storage.shift(rows, -self.after)
         valid = backend.read_rows(self.storage.valid, complete)
