@@ -13,8 +13,6 @@ from sota_dqn.types import Steps
 
 __all__ = ["Actor", "Choice", "Episode", "Frames"]
 
-RETURNS_BLOCK = 1024  # returns to go are written in pieces of one size, so that they compile once
-
 
 class Episode(NamedTuple):
     """An episode that has ended."""
@@ -40,6 +38,7 @@ class Choice:
         self.random = random
 
         self.recurrent = Recurrent(model) if is_recurrent(model) else None
+        self.values: Any = None  # `[B, A]`, of the last step, still on the device
         self.before: list = []  # the states of a recurrent model before the last step, `[B, units]` each
         self.after: list = []  # and after it
 
@@ -54,9 +53,9 @@ class Choice:
                 values, after = self.recurrent.step(observations, before)
             values = ops.cast(values, "float32")  # whatever it computes in
             if isinstance(which, tuple):
-                return ops.cast(policy(values, uniform, step), "int32"), before, after
+                return ops.cast(policy(values, uniform, step), "int32"), values, before, after
             actions = ops.stack([ops.cast(part(values, uniform, step), "int32") for part in policy.parts])
-            return ops.take_along_axis(actions, which[None], axis=0)[0], before, after
+            return ops.take_along_axis(actions, which[None], axis=0)[0], values, before, after
 
         program = backend.Program(model.variables, [], backend.plan(convolutions=convolutions))
         self._choose = program.compile(choose)
@@ -77,7 +76,7 @@ class Choice:
         elif not self.after or len(self.after[0]) != len(observations):
             self.after = [ops.convert_to_numpy(state) for state in self.recurrent.zeros(len(observations))]
         made = self._choose(observations, uniform, np.float32(step), which, begun, self.after)
-        actions, self.before, self.after = made
+        actions, self.values, self.before, self.after = made
         return actions
 
 
@@ -129,14 +128,14 @@ class Actor:
         self.count = np.zeros(num_envs, "int64")  # rows that each stream has produced
         self.returns = np.zeros(num_envs)  # of the running episodes
         self.lengths = np.zeros(num_envs, "int64")
-        self.learner: Any = None
+        self.writer: Any = None
         self.choice: Any = None
         self.selection: Any = None
         self.begun = np.ones(num_envs, bool)  # where the next action is an episode's first
         self._rewards: list[list[float]] = [
             [] for _ in range(num_envs)
         ]  # since the last termination, where returns to go are stored
-        self._pending: list[tuple] = []  # (places, returns) of terminated episodes
+        self._pending: list[tuple] = []  # (stream, times, returns) of terminated episodes
         self._rows = 0
         self._torn = False  # whether an error has cut a step short
 
@@ -144,23 +143,25 @@ class Actor:
         """Resets the environments."""
         self._begin(self.environments.reset())
 
-    def connect(self, learner, choice, *, selection=None, steps_per_chunk):
+    def connect(self, writer, choice, *, selection=None, steps_per_chunk, first_errors=None):
         """Tells where rows go and how actions are chosen.
 
         Args:
-            learner: A `Learner`.
+            writer: A `Writer`.
             choice: A function `(observations [E, ...], step) -> [E]`.
             selection: The `Selection` whose decisions `choice` takes too, or None.
             steps_per_chunk: Steps of all environments between two writes.
+            first_errors: A `FirstErrors`, where rows come with their first priorities, or None.
         """
         num_envs = self.environments.num_envs
-        self.learner = learner
+        self.writer = writer
         self.choice = choice
         self.selection = selection
+        self.first_errors = first_errors
         self._recurrent = getattr(choice, "recurrent", None) is not None
         size = num_envs * (steps_per_chunk + 1)
-        stored = learner.replay.storage.state if self._recurrent else []
-        self._states = [np.zeros((size, *variable.shape[1:]), "float32") for variable in stored]
+        shapes = writer.state_shapes if self._recurrent else []
+        self._states = [np.zeros((size, *shape), "float32") for shape in shapes]
         shape, dtype = self.preprocess.shape, self.preprocess.dtype
         self._steps = Steps(
             observation=np.zeros((size, *shape), dtype),
@@ -169,8 +170,33 @@ class Actor:
             terminated=np.zeros(size, "uint8"),
             valid=np.zeros(size, "uint8"),
         )
+        self._errors = np.zeros(size if first_errors else 0, "float32")
         self._streams = np.zeros(size, "int64")
         self._times = np.zeros(size, "int64")
+
+    def advance(self, step, learn, clock):
+        """Steps every environment once, while the device learns.
+
+        Args:
+            step: Environment steps made so far.
+            learn: A function that hands the updates that are due to the device. The actions are chosen before them.
+            clock: A `Clock`.
+
+        Returns:
+            How many environment steps were made, and the `Episode`s that ended.
+        """
+        with clock("act"):
+            actions = self.choose(step)
+        learn()
+        with clock("idle"):
+            actions = ops.convert_to_numpy(actions)
+        with clock("environment"):
+            return len(actions), self.step(actions)
+
+    @property
+    def full(self):
+        """Whether the next step may not find room for its rows, and would write those kept so far."""
+        return self._rows + 2 * len(self.count) > len(self._times)
 
     def choose(self, step):
         """Returns the actions to take, `[E]`, still on the device."""
@@ -201,12 +227,13 @@ class Actor:
         observation = self.preprocess(outcome.observation)
         final = None if outcome.final_observation is None else self.preprocess(outcome.final_observation)
         self._check(outcome.reward, observation, final, outcome.begun)
-        if self._rows + 2 * len(actions) > len(self._times):
+        if self.full:
             self.flush()
         every = np.arange(len(actions))
         learned = self._learned(outcome.reward)
         states = [ops.convert_to_numpy(state) for state in self.choice.before] if self._states else []
-        self._append(every, self.observation, actions, learned, outcome.terminated, outcome.valid, states)
+        row = (self.observation, actions, learned, outcome.terminated, outcome.valid)
+        self._append(every, *row, states, self._values(actions))
         self.returns += outcome.reward * outcome.valid
         self.lengths += outcome.valid
         episodes = self._end(outcome)
@@ -228,13 +255,14 @@ class Actor:
         if self._rows:
             self._times[self._rows :] = -1
             self._steps.valid[self._rows :] = 0  # what pads the chunk must never be drawn
-            places = self.learner.replay.storage.places(self._streams, self._times)
             # The device may read these arrays after this returns, and they are filled again meanwhile.
             steps = Steps(*(field.copy() for field in self._steps))
-            self.learner.add(places, steps, self.count.astype("int32"), *(state.copy() for state in self._states))
+            states = [state.copy() for state in self._states]
+            errors = self._errors.copy() if self.first_errors else ()
+            self.writer.write(self._streams, self._times, steps, self.count, states, errors)
             self._rows = 0
         for stream, times, returns in self._pending:
-            self._write_returns(stream, times, returns)
+            self.writer.write_returns(stream, times, returns, int(self.count[stream]))
         self._pending.clear()
 
     def state(self):
@@ -296,14 +324,24 @@ class Actor:
             for reward in gained:
                 self.returns[stream] += reward
 
-    def _append(self, streams, observation, action, reward, terminated, valid, states=()):
-        """Keeps one row for each of `streams`, and the `states` of a recurrent model before it, zero if not given."""
+    def _values(self, actions):
+        """Returns the values of `actions` (`[E]`) and of the best ones, for first priorities."""
+        if not self.first_errors:
+            return {}
+        values = ops.convert_to_numpy(self.choice.values)
+        return {"taken": values[np.arange(len(actions)), actions], "best": values.max(axis=-1)}
+
+    def _append(self, streams, observation, action, reward, terminated, valid, states=(), values=None):
+        """Keeps one row for each of `streams`, the `states` of a recurrent model before it, zero if not given, and the
+        error that it completes, with the `values` that the model gave it, if it did."""
         rows = slice(self._rows, self._rows + len(streams))
         values = (observation, action, reward, terminated, valid)
         for field, value in zip(self._steps, values, strict=True):
             field[rows] = value
         for i, field in enumerate(self._states):
             field[rows] = states[i] if states else 0.0
+        if self.first_errors:
+            self._errors[rows] = self.first_errors.add(streams, reward, terminated, valid, **(values or {}))
         self._streams[rows] = streams
         self._times[rows] = self.count[streams]
         self.count[streams] += 1
@@ -339,18 +377,6 @@ class Actor:
             self._pending.append((stream, times, returns))
         for stream in np.flatnonzero(outcome.begun | outcome.terminated | outcome.truncated):
             self._rewards[stream] = []
-
-    def _write_returns(self, stream, times, returns):
-        """Stores the returns to go of a stream's rows, but for those that later ones have overwritten meanwhile."""
-        storage = self.learner.replay.storage
-        stored = times >= max(self.count[stream] - storage.rows_per_stream, 0)
-        places = storage.places(np.full(stored.sum(), stream), times[stored])
-        for begin in range(0, len(places), RETURNS_BLOCK):
-            piece = slice(begin, begin + RETURNS_BLOCK)
-            size = len(places[piece])
-            block = np.full(RETURNS_BLOCK, storage.bin, "int32"), np.zeros(RETURNS_BLOCK, "float32")
-            block[0][:size], block[1][:size] = places[piece], returns[stored][piece]
-            self.learner.set_returns(*block)
 
     def _check(self, reward, observation, final, begun):
         """Raises ValueError where a number is NaN. Step 0 of an episode is its first observation."""

@@ -56,6 +56,7 @@ class Learner(abc.ABC):
         writing = backend.Program([], replay.variables, backend.Plan(xla=False, fused=True, threads=False))
         self._add = writing.compile(replay.add)
         self._set_returns = writing.compile(replay.set_returns)
+        self._cut = writing.compile(replay.cut)
 
     @abc.abstractmethod
     def update(self, uniform, step, number):
@@ -75,13 +76,17 @@ class Learner(abc.ABC):
         """All variables whose values make up the state of learning, the replay's excepted."""
         return [*self.model.variables, *self.optimizer.variables, *self.target_variables]
 
-    def add(self, rows, steps, count, *states):
+    def add(self, rows, steps, count, states=(), td_error=()):
         """Writes a chunk of rows to the replay; see `Replay.add`."""
-        self._add(rows, steps, count, *states)
+        self._add(rows, steps, count, states, td_error)
 
     def set_returns(self, rows, returns):
         """Writes returns to go; see `Replay.set_returns`."""
         self._set_returns(rows, returns)
+
+    def cut(self, rows):
+        """Ends episodes in the middle; see `Replay.cut`."""
+        self._cut(rows)
 
     def learn(self, step):
         """Makes K updates in one compiled call, and returns before the device is done with them.

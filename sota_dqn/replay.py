@@ -128,14 +128,16 @@ class Replay:
         """All variables of the storage and the sampler."""
         return [*self.storage.variables, *self.sampler.variables]
 
-    def add(self, rows, steps, count, *states):
+    def add(self, rows, steps, count, states=(), td_error=()):
         """Writes rows in the order of their streams, and lets those be drawn whose windows are now complete.
 
         Args:
             rows: `[M]` int32, places as given by `storage.places`; padding points to the bin.
             steps: `Steps`, `[M, ...]`.
             count: `[E]` int32, rows written to each stream so far, these included.
-            *states: Those of a recurrent model before the rows, `[M, units]` each, where they are stored.
+            states: Those of a recurrent model before the rows, `[M, units]` each, where they are stored.
+            td_error: `[M]`, those of the rows whose windows are now complete, for their first priorities, NaN where
+                unknown; or nothing.
         """
         self.storage.write(rows, steps, count)
         self.storage.write_states(rows, states)
@@ -144,7 +146,11 @@ class Replay:
         valid = backend.read_rows(self.storage.valid, complete)
         drawn = ops.logical_and(complete != self.storage.bin, self.storage.starts(complete))
         valid = ops.where(drawn, ops.cast(valid, "float32"), 0.0)
-        self.sampler.admit(complete, valid)
+        self.sampler.admit(complete, valid, None if isinstance(td_error, tuple) else td_error)
+
+    def cut(self, rows):
+        """Ends the episodes whose newest rows are `rows` (`[S]` int32) there, whatever is written after them."""
+        backend.write_rows(self.storage.valid, rows, ops.zeros(ops.shape(rows), "uint8"))
 
     def set_returns(self, rows, returns):
         """Stores the returns to go (`[M]` float32) of the rows of an episode that terminated (`[M]` int32)."""

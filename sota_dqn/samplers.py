@@ -117,7 +117,7 @@ class Uniform:
         """Makes sure that `rows` (`[M]`) are not drawn."""
         self.tree.write(rows, ops.zeros(ops.shape(rows), "float32"))
 
-    def admit(self, rows, valid):
+    def admit(self, rows, valid, td_error=None):
         """Lets `rows` (`[M]`) be drawn from now on where `valid` (`[M]` float32) is 1."""
         self.tree.write(rows, valid)
 
@@ -176,9 +176,22 @@ class Prioritized:
         """Makes sure that `rows` (`[M]`) are not drawn."""
         self.tree.write(rows, ops.zeros(ops.shape(rows), "float32"))
 
-    def admit(self, rows, valid):
-        """Lets `rows` (`[M]`) be drawn from now on where `valid` (`[M]` float32) is 1."""
-        self.tree.write(rows, valid * self.highest.value)
+    def admit(self, rows, valid, td_error=None):
+        """Lets `rows` (`[M]`) be drawn from now on where `valid` (`[M]` float32) is 1.
+
+        Args:
+            rows: `[M]` int32.
+            valid: `[M]` float32.
+            td_error: `[M]`, of which the priorities are made, the highest seen so far where it is NaN; None for that
+                everywhere.
+        """
+        priority = self.highest.value
+        if td_error is not None:
+            known = ops.logical_not(ops.isnan(td_error))
+            given = self._priority(ops.where(known, td_error, 0.0))
+            priority = ops.where(known, given, priority)
+            self.highest.assign(ops.maximum(self.highest.value, ops.max(valid * priority)))
+        self.tree.write(rows, valid * priority)
 
     def sample(self, uniform, step):
         """Draws one row from each of B parts of equal probability.
@@ -197,9 +210,12 @@ class Prioritized:
 
     def update(self, rows, td_error):
         """Sets the priorities of drawn `rows` (`[B]`) from their TD errors (`[B]`)."""
-        priority = ops.power(ops.abs(td_error) + self.epsilon, self.alpha)
+        priority = self._priority(td_error)
         self.tree.write(rows, priority)
         self.highest.assign(ops.maximum(self.highest.value, ops.max(priority)))
+
+    def _priority(self, td_error):
+        return ops.power(ops.abs(td_error) + self.epsilon, self.alpha)
 
 
 def stratify(uniform):

@@ -25,6 +25,7 @@ from sota_dqn.replay import Replay
 from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record
 from sota_dqn.schedules import linear
 from sota_dqn.storage import merge_frames
+from sota_dqn.writer import Writer
 
 __all__ = ["Trainer"]
 
@@ -104,7 +105,7 @@ class Trainer(abc.ABC):
         if selection:
             selection.start(self.num_envs, self.random["selecting"])
         choice = self._choice(self.policy, self.random["acting"])
-        self.actor.connect(self.learner, choice, selection=selection, steps_per_chunk=self._steps_per_call())
+        self.actor.connect(Writer(self.learner), choice, selection=selection, steps_per_chunk=self._steps_per_call())
         self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))  # called with epsilon for the step
         self.run = secrets.token_hex(4)  # names it; a run that is resumed keeps its own
         self.steps = self.episodes = self.evaluations = 0
@@ -290,14 +291,8 @@ class Trainer(abc.ABC):
 
     def _step(self, on_episode_end, batches):
         """Steps every environment once, while the device makes the updates that are due."""
-        with self._clock("act"):
-            actions = self.actor.choose(self.steps)
-        self._learn(batches)
-        with self._clock("idle"):
-            actions = keras.ops.convert_to_numpy(actions)
-        with self._clock("environment"):
-            episodes = self.actor.step(actions)
-        self.steps += self.num_envs
+        made, episodes = self.actor.advance(self.steps, lambda: self._learn(batches), self._clock)
+        self.steps += made
         before = self.episodes
         self.episodes += len(episodes)
         for episode in episodes:

@@ -11,6 +11,7 @@ from sota_dqn.environments import Environments
 from sota_dqn.learner import Learner
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.replay import Replay
+from sota_dqn.writer import Writer
 
 DISCOUNT = 0.9
 NUM_ENVS = 3
@@ -65,7 +66,7 @@ class Run:
         )
         random = np.random.default_rng(1)
         choice = lambda observations, step: random.integers(counting.NUM_ACTIONS, size=len(observations))  # noqa: E731
-        self.actor.connect(self.learner, choice, steps_per_chunk=steps_per_chunk)
+        self.actor.connect(Writer(self.learner), choice, steps_per_chunk=steps_per_chunk)
         self.identities = [[int(identity)] for identity in self.actor.observation[:, 0]]  # of each stream's episodes
         self.actions = {}  # (identity, step) -> action
         self.ended = []

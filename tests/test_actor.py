@@ -14,6 +14,7 @@ from sota_dqn.actor import Actor, Choice, Frames
 from sota_dqn.environments import Environments
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.storage import Storage
+from sota_dqn.writer import Writer
 
 MODES = list(AutoresetMode)
 
@@ -27,7 +28,7 @@ class Tape:
         self.added = []
         self.returns = {}
 
-    def add(self, rows, steps, count):
+    def add(self, rows, steps, count, states=(), td_error=()):
         self.added.append((rows, steps, count))
 
     def set_returns(self, rows, returns):
@@ -53,7 +54,7 @@ def make_actor(env=counting.Counting, mode=AutoresetMode.DISABLED, *, num_envs=2
     actor = Actor(environments, preprocess, frames=Frames(stack, "reset"), discount=discount)
     actor.start()
     tape = Tape(num_envs)
-    actor.connect(tape, lambda observations, step: np.ones(num_envs, "int32"), steps_per_chunk=chunk)
+    actor.connect(Writer(tape), lambda observations, step: np.ones(num_envs, "int32"), steps_per_chunk=chunk)
     return actor, tape
 
 

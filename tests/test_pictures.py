@@ -14,6 +14,7 @@ from logged_run import DISCOUNT, make_learner
 from sota_dqn import Replay, backend, preprocessing, returns
 from sota_dqn.actor import Actor, Frames
 from sota_dqn.environments import Environments
+from sota_dqn.writer import Writer
 
 NUM_ENVS = 3
 NUM_ACTIONS = 2
@@ -125,7 +126,9 @@ class Run:
             self.replay, shape=(3, 4), dtype="uint8", after=N, chunk=4, frame_stack=STACK, padding=padding
         )
         random = np.random.default_rng(1)
-        self.actor.connect(learner, lambda seen, step: random.integers(NUM_ACTIONS, size=NUM_ENVS), steps_per_chunk=1)
+        self.actor.connect(
+            Writer(learner), lambda seen, step: random.integers(NUM_ACTIONS, size=NUM_ENVS), steps_per_chunk=1
+        )
         self.actions = {}
         plan = backend.plan(convolutions=False, host_rows=self.replay.on_host)
         program = backend.Program(self.replay.variables, [], plan)
