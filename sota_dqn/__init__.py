@@ -13,17 +13,21 @@ from sota_dqn import (
     schedules,
     targets,
 )
+from sota_dqn.actor_pool import Actors
 from sota_dqn.atari import Atari
 from sota_dqn.dqn import DQNTrainer
 from sota_dqn.inference import DQNInference
+from sota_dqn.ray_actors import RayActors
 from sota_dqn.replay import Replay
 from sota_dqn.sequences import Sequences
 from sota_dqn.version import __version__
 
 __all__ = [
+    "Actors",
     "Atari",
     "DQNInference",
     "DQNTrainer",
+    "RayActors",
     "Replay",
     "Sequences",
     "__version__",

@@ -1,5 +1,6 @@
 """The actor: chooses actions, steps the environments, and collects what they said as rows for the replay."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,6 +138,7 @@ class Actor:
         ]  # since the last termination, where returns to go are stored
         self._pending: list[tuple] = []  # (stream, times, returns) of terminated episodes
         self._rows = 0
+        self.last_step = math.inf  # an actor in the learner's process makes no step that it is not asked for
         self._torn = False  # whether an error has cut a step short
 
     def start(self):
@@ -265,6 +267,24 @@ class Actor:
             self.writer.write_returns(stream, times, returns, int(self.count[stream]))
         self._pending.clear()
 
+    @property
+    def num_envs(self):
+        """E, how many streams there are."""
+        return self.environments.num_envs
+
+    def logs(self):
+        """Returns nothing more than what every run logs."""
+        return {}
+
+    def arrays(self):
+        """Returns the arrays that `restore` needs, by name: observations, frames, the states of a recurrent model."""
+        arrays = {"actor_observation": self.observation}
+        if self.frames.stack is not None:
+            arrays["actor_frames"] = self.frames.stack
+        for i, carried in enumerate(self.choice.after):
+            arrays[f"actor_state_{i}"] = ops.convert_to_numpy(carried)
+        return arrays
+
     def state(self):
         """Returns what `restore` needs: the environments' state, counters and the current observations."""
         return {
@@ -274,18 +294,24 @@ class Actor:
             "selection": None if self.selection is None else self.selection.state(),
         }
 
-    def restore(self, state, observation, stack):
+    def restore(self, state, arrays):
         """Brings the environments back to where they were, or begins fresh episodes where that cannot be.
 
         Args:
-            state: What `state` returned.
-            observation: `[E, *O]`, the current observations then.
-            stack: `[E, k, *O]`, the frames then; None without a frame stack.
+            state: What `state` returned, here or of an `ActorPool`.
+            arrays: What `arrays` returned.
 
         Returns:
             Whether the environments are back to where they were.
         """
         self.count = np.array(state["count"], "int64")
+        if "environments" not in state:
+            self.writer.cut(np.arange(self.num_envs), self.count)
+            self.environments.episodes[:] = state["episodes"]
+            self._begin(self.environments.reset())
+            return False
+        observation, stack = arrays["actor_observation"], arrays.get("actor_frames")
+        self.choice.after = [arrays[name] for name in sorted(arrays) if name.startswith("actor_state_")]
         if self.selection is not None and state["selection"] is not None:
             self.selection.restore(state["selection"])
         if self.environments.exact:
@@ -331,9 +357,9 @@ class Actor:
         values = ops.convert_to_numpy(self.choice.values)
         return {"taken": values[np.arange(len(actions)), actions], "best": values.max(axis=-1)}
 
-    def _append(self, streams, observation, action, reward, terminated, valid, states=(), values=None):
+    def _append(self, streams, observation, action, reward, terminated, valid, states=(), seen=None):
         """Keeps one row for each of `streams`, the `states` of a recurrent model before it, zero if not given, and the
-        error that it completes, with the `values` that the model gave it, if it did."""
+        error that it completes, from the values `seen` with it, if any were."""
         rows = slice(self._rows, self._rows + len(streams))
         values = (observation, action, reward, terminated, valid)
         for field, value in zip(self._steps, values, strict=True):
@@ -341,7 +367,7 @@ class Actor:
         for i, field in enumerate(self._states):
             field[rows] = states[i] if states else 0.0
         if self.first_errors:
-            self._errors[rows] = self.first_errors.add(streams, reward, terminated, valid, **(values or {}))
+            self._errors[rows] = self.first_errors.add(streams, reward, terminated, valid, **(seen or {}))
         self._streams[rows] = streams
         self._times[rows] = self.count[streams]
         self.count[streams] += 1

@@ -26,12 +26,14 @@ __all__ = ["Checkpoint", "check_directory", "decode", "encode", "load_model", "s
 
 FORMAT = 2
 MODULES = (
+    "actor_pool",
     "atari",
     "layers",
     "losses",
     "mixtures",
     "policies",
     "preprocessing",
+    "ray_actors",
     "replay",
     "returns",
     "samplers",

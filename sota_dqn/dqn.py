@@ -30,6 +30,8 @@ class DQNTrainer(Trainer):
             films are made), a `gymnasium.Env` or a `gymnasium.vector.VectorEnv`.
         model: A Keras model. It is trained in place.
         num_envs: E, environments stepped side by side; None for 16, or for what a ready environment has.
+        actors: N actor processes, each with `num_envs` environments and a copy of the policy on the CPU, or `Actors`
+            for more to say about them, or `RayActors` for other machines. 0 acts in this process, and is deterministic.
         vectorization_mode: None steps Atari games in ale-py's native vector environment and everything else as `"sync"`
             does, in this process; `"async"` each in a worker process of its
             own, `"vector_entry_point"` in the native vector environment that the id is registered with.
@@ -72,6 +74,7 @@ class DQNTrainer(Trainer):
         model,
         *,
         num_envs=None,
+        actors=0,
         vectorization_mode=None,
         eval_env=None,
         preprocess=None,
@@ -107,6 +110,7 @@ class DQNTrainer(Trainer):
             env,
             model,
             num_envs=num_envs,
+            actors=actors,
             vectorization_mode=vectorization_mode,
             eval_env=eval_env,
             preprocess=preprocess,
@@ -146,6 +150,14 @@ class DQNTrainer(Trainer):
             stored = list(zip(recurrent.shapes, recurrent.dtypes, strict=True))
             self.build_replay(
                 after=sequences.burn_in + sequences.length + self.n_step - 1,
+                first_errors={
+                    "n_step": self.n_step,
+                    "discount": self.discount,
+                    "rescaling": self.rescaling,
+                    "burn_in": sequences.burn_in,
+                    "length": sequences.length,
+                    "eta": sequences.eta,
+                },
                 state=stored if sequences.initial_state == "stored" else (),
                 period=sequences.period,
             )
@@ -156,6 +168,7 @@ class DQNTrainer(Trainer):
         self.build_replay(
             after=self.n_step if bounds is None else max(self.n_step, bounds.horizons + 1),
             before=bounds.horizons + 1 if bounds is not None and bounds.upper else 0,
+            first_errors={"n_step": self.n_step, "discount": self.discount, "rescaling": self.rescaling},
             return_to_go=self.discount if stores_returns else None,
         )
         penalty = losses.lower_bound(loss=loss) if bounds and self.penalty is None else self.penalty

@@ -170,11 +170,13 @@ class Environments:
     Args:
         vector: A `gymnasium.vector.VectorEnv`.
         seed: The run's seed.
+        first: The run's number of the first stream here, where actor processes share the streams.
     """
 
-    def __init__(self, vector, *, seed):
+    def __init__(self, vector, *, seed, first=0):
         self.vector = vector
         self.seed = seed
+        self.first = first
         self.num_envs = vector.num_envs
         self.observation_space = vector.single_observation_space
         self.action_space = vector.single_action_space
@@ -297,9 +299,11 @@ class Environments:
 
     def _reset(self, mask, *, masked=True):
         """Begins a seeded episode in the streams of `mask` and returns all observations."""
-        seeds: Any = [episode_seed(self.seed, e, int(self.episodes[e])) if m else None for e, m in enumerate(mask)]
+        seeds: Any = [
+            episode_seed(self.seed, self.first + e, int(self.episodes[e])) if m else None for e, m in enumerate(mask)
+        ]
         if not self.exact:  # one seed for all streams: native environments take no list
-            seeds = episode_seed(self.seed, 0, int(self.episodes.sum()))
+            seeds = episode_seed(self.seed, self.first, int(self.episodes.sum()))
         options = {"reset_mask": mask.copy()} if masked else None
         observation, _ = self._call(self.vector.reset, seed=seeds, options=options)
         self.episodes += mask

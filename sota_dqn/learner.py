@@ -76,6 +76,11 @@ class Learner(abc.ABC):
         """All variables whose values make up the state of learning, the replay's excepted."""
         return [*self.model.variables, *self.optimizer.variables, *self.target_variables]
 
+    @property
+    def weights(self):
+        """The variables that decide what the model outputs, in an order that its copies share."""
+        return self.model.variables
+
     def add(self, rows, steps, count, states=(), td_error=()):
         """Writes a chunk of rows to the replay; see `Replay.add`."""
         self._add(rows, steps, count, states, td_error)

@@ -10,7 +10,8 @@ any function of the three, made of `keras.ops`:
         return keras.ops.cast(keras.ops.where(uniform < 0.1, order[:, 1], order[:, 0]), "int32")
 
 To add one here, write a class with `__call__`, decorated with `recorded` so that a checkpoint can name it. Where a
-policy has the attribute `epsilon`, a schedule, the trainer logs it.
+policy has the attribute `epsilon`, a schedule, the trainer logs it; where it has `streams`, an actor process sets it to
+the number of its first stream and that of all.
 
 `Switching`, `AdvSwitch` and `Mixture`, from mixtures.py, are made of such policies.
 """
@@ -71,6 +72,8 @@ class ApeX:
         alpha: How much less the last one explores, at least 0.
     """
 
+    streams: tuple[int, int] | None = None  # the first here and the number of all, where actor processes share them
+
     def __init__(self, epsilon=0.4, alpha=7.0):
         if not 0 < epsilon < 1:
             raise ValueError(f"Argument `epsilon` must be above 0 and below 1. Received: epsilon={epsilon}")
@@ -80,8 +83,9 @@ class ApeX:
         self.alpha = alpha
 
     def __call__(self, values, uniform, step):
-        streams = np.arange(values.shape[0])
-        exponents = 1.0 + streams * self.alpha / max(1, len(streams) - 1)
+        first, total = self.streams or (0, values.shape[0])
+        streams = first + np.arange(values.shape[0])
+        exponents = 1.0 + streams * self.alpha / max(1, total - 1)
         return _epsilon_greedy(values, uniform, (self.base**exponents).astype("float32"))
 
 

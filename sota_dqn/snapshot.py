@@ -29,14 +29,10 @@ def save(trainer, path, *, replay):
         "epoch": trainer.epoch.state(),
         "evaluations": trainer.evaluations,
         "history": trainer.history,
-        "origin": trainer.origin,
+        "origin": trainer.pace.origin,
         "random": {name: generator.bit_generator.state for name, generator in trainer.random.items()},
     }
-    arrays = {"actor_observation": trainer.actor.observation, **_variables(trainer, replay)}
-    if trainer.frame_stack is not None:
-        arrays["actor_frames"] = trainer.actor.frames.stack
-    for i, carried in enumerate(trainer.actor.choice.after):
-        arrays[f"actor_state_{i}"] = keras.ops.convert_to_numpy(carried)
+    arrays = {**trainer.actor.arrays(), **_variables(trainer, replay)}
     checkpoint.save(path, config=config, state=state, model=trainer.model, arrays=arrays)
 
 
@@ -92,10 +88,10 @@ def restore(trainer, found):
         theirs = {name: config[name] for name in spaces}
         raise ValueError(f"The checkpoint {found.path} is of another environment: {theirs}. Received: {spaces}")
     num_envs = len(state["actor"]["count"])
-    if num_envs != trainer.num_envs:
+    if num_envs != trainer.actor.num_envs:
         raise ValueError(
-            f"Argument `num_envs` must be that of the checkpoint {found.path}, {num_envs}. "
-            f"Received: num_envs={trainer.num_envs}"
+            f"Argument `num_envs`, times `actors` where there are some, must be that of the checkpoint {found.path}, "
+            f"{num_envs}. Received: {trainer.actor.num_envs}"
         )
     variables = _variables(trainer, config["replay"])
     for name, variable in variables.items():
@@ -105,17 +101,15 @@ def restore(trainer, found):
     trainer.steps, trainer.episodes, trainer.learner.updates = config["steps"], config["episodes"], config["updates"]
     trainer.run = config["run"]
     trainer.evaluations, trainer.history = state["evaluations"], state["history"]
-    trainer.origin = tuple(state["origin"])
+    trainer.pace.origin = tuple(state["origin"])
     trainer.epoch.restore(state["epoch"])
     for name, generator in trainer.random.items():
         generator.bit_generator.state = state["random"][name]
     if not config["replay"]:  # an empty replay has to fill before updates go on
-        state["actor"]["count"] = [0] * trainer.num_envs
-        trainer.origin = (max(trainer.steps + trainer.learning_starts, trainer.origin[0]), trainer.updates)
-    frames = np.array(found.array("actor_frames")) if "actor_frames" in found else None
-    states = [name for name in config["arrays"] if name.startswith("actor_state_")]
-    trainer.actor.choice.after = [np.array(found.array(f"actor_state_{i}")) for i in range(len(states))]
-    return trainer.actor.restore(state["actor"], np.array(found.array("actor_observation")), frames)
+        state["actor"]["count"] = [0] * num_envs
+        trainer.pace.origin = (max(trainer.steps + trainer.learning_starts, trainer.pace.origin[0]), trainer.updates)
+    names = [name for name in config["arrays"] if name.startswith("actor_")]
+    return trainer.actor.restore(state["actor"], {name: np.array(found.array(name)) for name in names})
 
 
 def _huber_delta(loss):

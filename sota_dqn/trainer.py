@@ -13,16 +13,19 @@ import numpy as np
 
 from sota_dqn import backend, callbacks, checkpoint, snapshot
 from sota_dqn.actor import Actor, Choice, Frames
+from sota_dqn.actor_pool import ActorPool, as_actors
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive
-from sota_dqn.environments import Environments, episode_seeds, make_evaluation_factory, make_vector
+from sota_dqn.environments import NUM_ENVS, Environments, episode_seeds, make_evaluation_factory, make_vector
 from sota_dqn.evaluation import describe, play_episodes, summarize
 from sota_dqn.mixtures import Selection
 from sota_dqn.models import check_model, has_convolutions
+from sota_dqn.pace import Pace
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.replay import Replay
 from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record
+from sota_dqn.samplers import Uniform
 from sota_dqn.schedules import linear
 from sota_dqn.storage import merge_frames
 from sota_dqn.writer import Writer
@@ -41,6 +44,7 @@ class Trainer(abc.ABC):
         model,
         *,
         num_envs,
+        actors,
         vectorization_mode,
         eval_env,
         preprocess,
@@ -71,22 +75,16 @@ class Trainer(abc.ABC):
         self.replay = Replay() if replay is None else replay
         if vectorization_mode is None:
             env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
+        self.actors = as_actors(actors)
         self._make_env = make_evaluation_factory(env, eval_env)
         self._protocol = getattr(env if eval_env is None else eval_env, "protocol", None)
-        environments = Environments(make_vector(env, num_envs=num_envs, mode=vectorization_mode), seed=seed)
-        self.actor = Actor(
-            environments,
-            Preprocessing(preprocess, environments.observation_space),
-            frames=Frames(frame_stack, "reset"),
-            discount=None,
-            clip_rewards=isinstance(env, Atari) if clip_rewards is None else clip_rewards,
-        )
-        self.num_envs = environments.num_envs
-        self.actor.start()
+        clip_rewards = isinstance(env, Atari) if clip_rewards is None else clip_rewards
+        self.actor = self._make_actor(env, num_envs, vectorization_mode, preprocess, frame_stack, clip_rewards)
+        self.num_envs = self.actor.num_envs
         stacked = (
             self.actor.stacked if frame_stack is None else merge_frames(keras.ops.convert_to_tensor(self.actor.stacked))
         )
-        check_model(model, stacked, int(environments.action_space.n))
+        check_model(model, stacked, int(self.actor.environments.action_space.n))
         names = ("sampling", "acting", "selecting")
         self.random = dict(zip(names, np.random.default_rng(seed).spawn(len(names)), strict=True))
         self.updates_per_call = updates_per_call or self._good_updates_per_call()
@@ -101,36 +99,36 @@ class Trainer(abc.ABC):
                 f"Argument `learning_starts` must be at least {ready} with {self.num_envs} environments and batches of "
                 f"{batch_size}. Received: learning_starts={learning_starts}"
             )
-        selection = self.policy if isinstance(self.policy, Selection) else None
-        if selection:
-            selection.start(self.num_envs, self.random["selecting"])
-        choice = self._choice(self.policy, self.random["acting"])
-        self.actor.connect(Writer(self.learner), choice, selection=selection, steps_per_chunk=self._steps_per_call())
+        self.pace = self._make_pace()
+        self._connect()
         self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))  # called with epsilon for the step
         self.run = secrets.token_hex(4)  # names it; a run that is resumed keeps its own
         self.steps = self.episodes = self.evaluations = 0
         self.history: dict[str, list[float]] = {}
         self.profile: dict[str, float] = {}
-        self.origin = (self.learning_starts, 0)  # steps and updates from which `updates_per_step` counts
-        self.epoch = Epoch(self.learner.metrics, selection.names if selection else ())
+        self.epoch = Epoch(self.learner.metrics, getattr(self.policy, "names", ()))
 
     @abc.abstractmethod
     def build(self):
         """Builds the replay and returns the `Learner`."""
 
-    def build_replay(self, *, return_to_go=None, **settings):
+    def build_replay(self, *, return_to_go=None, first_errors=None, **settings):
         """Builds the replay with these `settings` of `Replay.build`, which the algorithm decides.
 
         Args:
             return_to_go: The discount of stored returns to go; None where they are not stored.
+            first_errors: The settings of `FirstErrors`, but for `after`, with which actor processes find priorities.
             **settings: `after`, and what else is not the default.
         """
         self.actor.discount = return_to_go
+        if not isinstance(self.replay.sampler, Uniform):
+            self.actor.first_errors = first_errors and {"after": settings["after"], **first_errors}
+        steps = self._steps_per_call() if self.actors is None else self.actor.steps_between_draws
         self.replay.build(
             self.num_envs,
             observation_shape=self.actor.preprocess.shape,
             observation_dtype=self.actor.preprocess.dtype,
-            chunk=2 * (self._steps_per_call() + 1),  # a step writes two rows where an episode ends
+            chunk=2 * (steps + 1),  # a step writes two rows where an episode ends
             frame_stack=self.frame_stack,
             padding=self.actor.frames.padding,
             return_to_go=return_to_go is not None,
@@ -170,7 +168,7 @@ class Trainer(abc.ABC):
         check_positive(steps=steps, episodes=episodes)
         if steps is None and episodes is None:
             raise ValueError("Argument `steps` or `episodes` must be given. Received: steps=None, episodes=None")
-        last_step = math.inf if steps is None else self.steps + steps
+        last_step = self.actor.last_step = math.inf if steps is None else self.steps + steps
         last_episode = math.inf if episodes is None else self.episodes + episodes
         listeners = self._listeners(callbacks, verbose, last_step, last_episode)
         self.model.stop_training = False
@@ -286,6 +284,7 @@ class Trainer(abc.ABC):
             if self.steps >= boundary or done():  # and not cut short by Ctrl-C
                 with self._clock("idle"):
                     logs = self.epoch.end(self.steps, self.updates, self.episodes, self._epsilon())
+                    logs |= self.actor.logs()
                 with self._clock("callbacks"):
                     listeners.on_epoch_end(number, logs)
 
@@ -311,7 +310,10 @@ class Trainer(abc.ABC):
 
     def _learn(self, batches):
         """Dispatches the updates that are due, in compiled calls or none. The actions were chosen before them."""
-        while self._due() >= self.updates_per_call:
+        due = self.pace.due(self.steps, self.updates)
+        if self.actors is not None:
+            due = min(due, self.updates_per_call)  # chunks may be waiting
+        for _ in range(due // self.updates_per_call):
             with self._clock("insert"):
                 self.actor.flush()
             number = self.epoch.calls
@@ -320,12 +322,46 @@ class Trainer(abc.ABC):
                 learned = self.learner.learn(self.steps)
             self.epoch.learned(learned)
             batches.learned(number, learned)
+        return due
 
-    def _due(self):
-        """Returns how many updates the steps so far are worth, beyond those made."""
-        steps, updates = self.origin
-        worth = round((self.steps - steps) * self.updates_per_step, 6)  # 100 steps at 0.29 are 29 updates, not 28.99...
-        return math.floor(worth) - (self.updates - updates)
+    def _make_actor(self, env, num_envs, mode, preprocess, frame_stack, clip_rewards):
+        """Returns the `Actor`, started, or the `ActorPool` in its place."""
+        frames = Frames(frame_stack, "reset")
+        if self.actors is not None:
+            return ActorPool(
+                self.actors,
+                env=env,
+                num_envs=num_envs or NUM_ENVS,
+                vectorization_mode=mode,
+                preprocess=preprocess,
+                frames=frames,
+                clip_rewards=clip_rewards,
+                seed=self.seed,
+            )
+        environments = Environments(make_vector(env, num_envs=num_envs, mode=mode), seed=self.seed)
+        preprocess = Preprocessing(preprocess, environments.observation_space)
+        actor = Actor(environments, preprocess, frames=frames, discount=None, clip_rewards=clip_rewards)
+        actor.start()
+        return actor
+
+    def _make_pace(self):
+        """Returns the `Pace`: exactly `updates_per_step`, or what the actor processes are allowed."""
+        bounds = (1 / self.updates_per_step, math.inf)
+        if self.actors is not None:
+            bounds = self.actors.bounds(self.updates_per_step)
+        return Pace(*bounds, updates_per_call=self.updates_per_call, origin=(self.learning_starts, 0))
+
+    def _connect(self):
+        """Tells the actor, or the pool, where rows go and how actions are chosen."""
+        writer, policy = Writer(self.learner), self.policy
+        if self.actors is not None:
+            self.actor.connect(self.learner, writer, policy, random=self.random, pace=self.pace)
+            return
+        selection = policy if isinstance(policy, Selection) else None
+        if selection:
+            selection.start(self.num_envs, self.random["selecting"])
+        choice = self._choice(policy, self.random["acting"])
+        self.actor.connect(writer, choice, selection=selection, steps_per_chunk=self._steps_per_call())
 
     def _good_updates_per_call(self):
         """Returns K: what a step of all environments is worth, or a few such steps; with convolutions on a CPU less.

@@ -38,6 +38,7 @@ FLOORS = [
         "sequences",
         "actor",
         "actor_pool",
+        "pace",
         "processes",
         "ray_actors",
         "worker",
@@ -56,7 +57,13 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 # (importer, imported) on one floor.
 SIDEWAYS = {
-    ("actor_pool", "actor"),
+    ("actor_pool", "processes"),
+    ("actor_pool", "worker"),
+    ("processes", "worker"),
+    ("ray_actors", "actor_pool"),
+    ("ray_actors", "processes"),
+    ("ray_actors", "worker"),
+    ("worker", "actor"),
     ("actor", "recurrent"),
     ("backend", "types"),
     ("sequences", "learner"),

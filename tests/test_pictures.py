@@ -126,9 +126,8 @@ class Run:
             self.replay, shape=(3, 4), dtype="uint8", after=N, chunk=4, frame_stack=STACK, padding=padding
         )
         random = np.random.default_rng(1)
-        self.actor.connect(
-            Writer(learner), lambda seen, step: random.integers(NUM_ACTIONS, size=NUM_ENVS), steps_per_chunk=1
-        )
+        choose = lambda seen, step: random.integers(NUM_ACTIONS, size=NUM_ENVS)  # noqa: E731
+        self.actor.connect(Writer(learner), choose, steps_per_chunk=1)
         self.actions = {}
         plan = backend.plan(convolutions=False, host_rows=self.replay.on_host)
         program = backend.Program(self.replay.variables, [], plan)

@@ -1,0 +1,162 @@
+"""Actors on a Ray cluster: `RayActors`. Chunks and weights travel through Ray's object store.
+
+An actor that leaves with its machine is made again where there is room, and one for which there is no room yet joins
+when there is; the others go on meanwhile. Ray is the extra `ray`, and is imported where such actors are asked for.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+import time
+
+import cloudpickle
+from keras import ops
+
+from sota_dqn.actor_pool import Actors
+from sota_dqn.processes import SLOTS, Died, actor_environment, pack
+from sota_dqn.types import recorded
+from sota_dqn.worker import Worker
+
+__all__ = ["Cluster", "RayActors"]
+
+
+@recorded
+class RayActors(Actors):
+    """Actors on a Ray cluster.
+
+    Where the script has not connected to a cluster by `ray.init`, the one that `RAY_ADDRESS` names is taken, or one is
+    started on this machine.
+
+    Args:
+        number: N, at least 1.
+        num_cpus: CPUs that the cluster keeps for each actor.
+        resources: A dict of the cluster's own resources that each actor needs, or None.
+        **settings: `steps_per_update`, `weights_every`, `steps_per_chunk` and `restarts` of `Actors`.
+
+    Raises:
+        ImportError: If Ray is not installed.
+    """
+
+    def __init__(self, number, *, num_cpus=1, resources=None, **settings):
+        if importlib.util.find_spec("ray") is None:
+            raise ImportError('Actors on a cluster need Ray: install it by `pip install "sota_dqn[ray]"`.')
+        if not num_cpus >= 0:
+            raise ValueError(f"Argument `num_cpus` must be at least 0. Received: num_cpus={num_cpus}")
+        super().__init__(number, **settings)
+        self.num_cpus = num_cpus
+        self.resources = resources
+
+    def connect(self, layout, weights):
+        return Cluster(self.number, num_cpus=self.num_cpus, resources=self.resources)
+
+
+class Cluster:
+    """Actors on a Ray cluster, in the place of `Processes`.
+
+    Args:
+        number: N.
+        num_cpus: CPUs for each actor.
+        resources: A dict of resources for each actor, or None.
+    """
+
+    slots = SLOTS
+    starts_at_once = False  # where there is no room
+
+    def __init__(self, number, *, num_cpus, resources):
+        self.ray = importlib.import_module("ray")
+        self._ours = not self.ray.is_initialized()
+        if self._ours:
+            self.ray.init(log_to_driver=False)
+        # On this machine the modules beside the user's script are found so; other machines need them installed.
+        environment = {"env_vars": {**actor_environment(), "PYTHONPATH": os.pathsep.join(sys.path)}}
+        self._make = self.ray.remote(Remote).options(
+            num_cpus=num_cpus, resources=resources, runtime_env=environment, max_restarts=0
+        )
+        self._actors = [None] * number
+        self._chunks: dict = {}  # those asked for, in the order of the asking, and by which actor
+        self._loading: list = [None] * number
+        self._processes: list = [None] * number
+
+    @property
+    def processes(self):
+        """The numbers of the processes, on whatever machine, as far as they are there."""
+        there = [process for process in self._processes if process is not None]
+        ready, _ = self.ray.wait(there, num_returns=len(there), timeout=0) if there else ([], [])
+        return self.ray.get(ready)
+
+    def start(self, actor, specification):
+        """Starts an actor; what was asked of the one before is forgotten."""
+        if self._actors[actor] is not None:
+            self.ray.kill(self._actors[actor])
+        self._chunks = {chunk: other for chunk, other in self._chunks.items() if other != actor}
+        self._actors[actor] = self._make.remote(self.ray.put(pack(specification)))
+        self._loading[actor] = None
+        self._processes[actor] = self._actors[actor].process.remote()
+
+    def collect(self, actor, steps):
+        """Asks an actor for a chunk of so many steps of all its environments."""
+        self._chunks[self._actors[actor].collect.remote(steps)] = actor
+
+    def publish(self, weights, updates):
+        """Offers weights to all actors; one that is still busy with the last ones gets the next."""
+        stored = self.ray.put(weights)
+        for number, actor in enumerate(self._actors):
+            loading = self._loading[number]
+            if loading is None or self.ray.wait([loading], timeout=0)[0]:
+                self._loading[number] = actor.load.remote(stored, updates)
+
+    def poll(self, timeout):
+        """Returns the chunks that have arrived, and who has died, as (actor, `Chunk` or `Died`)."""
+        if not self._chunks:
+            time.sleep(timeout)
+            return []
+        self.ray.wait(list(self._chunks), timeout=timeout)
+        ready, _ = self.ray.wait(list(self._chunks), num_returns=len(self._chunks), timeout=0)
+        found, dead = [], set()
+        for chunk, actor in list(self._chunks.items()):
+            if chunk not in ready or actor in dead:
+                continue
+            del self._chunks[chunk]
+            try:
+                found.append((actor, self.ray.get(chunk)))
+            except self.ray.exceptions.RayError as error:
+                dead.add(actor)
+                found.append((actor, Died(str(error))))
+        return found
+
+    def close(self):
+        """Ends all actors, and the cluster if it was started here."""
+        for actor in self._actors:
+            if actor is not None:
+                self.ray.kill(actor)
+        self._chunks = {}
+        if self._ours:
+            self.ray.shutdown()
+
+
+class Remote:
+    """What runs in the cluster.
+
+    Args:
+        pickled: The `Specification`, of `pack`.
+    """
+
+    def __init__(self, pickled):
+        self.worker = Worker(cloudpickle.loads(pickled))
+        self.idle_since = time.perf_counter()
+
+    def process(self):
+        """Returns the number of this process."""
+        return os.getpid()
+
+    def load(self, weights, updates):
+        """Takes over weights."""
+        self.worker.load([ops.copy(values) for values in weights], updates)
+
+    def collect(self, steps):
+        """Returns a `Chunk`."""
+        waited = time.perf_counter() - self.idle_since
+        chunk = self.worker.collect(steps)
+        self.idle_since = time.perf_counter()
+        return chunk._replace(waited=waited)

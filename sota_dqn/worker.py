@@ -1,0 +1,192 @@
+"""What an actor process does: it steps environments of its own with a copy of the model, and collects chunks of rows.
+
+How chunks and weights travel is the business of `processes.py` and `ray_actors.py`.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from sota_dqn.actor import Actor, Choice, Frames
+from sota_dqn.environments import Environments, make_vector
+from sota_dqn.mixtures import Selection
+from sota_dqn.models import has_convolutions, layers_of
+from sota_dqn.preprocessing import Preprocessing
+from sota_dqn.priorities import FirstErrors
+from sota_dqn.types import Steps
+
+__all__ = ["Chunk", "Specification", "Worker", "pack_model"]
+
+
+class Specification(NamedTuple):
+    """All that a worker is made from."""
+
+    model: tuple  # of `pack_model`
+    env: Any
+    num_envs: int  # E, of this worker
+    vectorization_mode: str | None
+    preprocess: Any
+    frame_stack: int | None
+    padding: str
+    return_to_go: float | None  # the discount of stored returns to go
+    clip_rewards: bool
+    policy: Any
+    acting: Any  # the `numpy.random.Generator` of the policy
+    selecting: Any  # and of a `Selection`
+    seed: int
+    first_stream: int
+    num_streams: int  # of all workers
+    count: list  # rows that each stream has produced
+    episodes: list  # and episodes that have begun
+    step: int  # environment steps so far, over all workers
+    updates: int  # that made the weights
+    steps_per_chunk: int
+    stored_states: list  # the shapes of a recurrent model's states in the replay
+    first_errors: dict | None  # the settings of `FirstErrors`
+
+
+class Chunk(NamedTuple):
+    """Rows that a worker has collected, M with padding, and what came with them."""
+
+    streams: Any  # [M] int64, counted from the worker's first
+    times: Any  # [M] int64, -1 for padding
+    steps: Steps  # [M, ...]
+    states: list  # [M, units] each
+    td_error: Any  # [M] float32 for first priorities, or ()
+    count: list  # [E] rows that each stream has produced
+    episodes: list  # `Episode`s that ended
+    begun: list  # [E] episodes that have begun
+    returns: list  # (stream, times, returns) of episodes that terminated, where they are stored
+    made: int  # environment steps
+    updates: int  # that made the weights which acted
+    waited: float = 0.0  # seconds before it was asked for
+
+
+class Worker:
+    """An actor with environments and a model of its own.
+
+    Args:
+        specification: A `Specification`.
+    """
+
+    def __init__(self, specification):
+        self.model = unpack_model(*specification.model)
+        self.num_envs = specification.num_envs
+        self.share = specification.num_streams // specification.num_envs
+        self.step = specification.step
+        self.updates = specification.updates
+        self.state_shapes = specification.stored_states
+        vector = make_vector(specification.env, num_envs=self.num_envs, mode=specification.vectorization_mode)
+        environments = Environments(vector, seed=specification.seed, first=specification.first_stream)
+        environments.episodes[:] = specification.episodes
+        self.actor = Actor(
+            environments,
+            Preprocessing(specification.preprocess, environments.observation_space),
+            frames=Frames(specification.frame_stack, specification.padding),
+            discount=specification.return_to_go,
+            clip_rewards=specification.clip_rewards,
+        )
+        self.actor.count[:] = specification.count
+        self.actor.start()
+        self._connect(specification)
+        self._rows: tuple = ()
+        self._returns: list[tuple] = []
+        self._error: Exception | None = None
+
+    def _connect(self, specification):
+        policy = specification.policy
+        for part in policy.parts if isinstance(policy, Selection) else [policy]:
+            if hasattr(part, "streams"):
+                part.streams = (specification.first_stream, specification.num_streams)
+        selection = policy if isinstance(policy, Selection) else None
+        if selection:
+            selection.start(self.num_envs, specification.selecting)
+        choice = Choice(
+            self.model,
+            policy,
+            random=specification.acting,
+            convolutions=has_convolutions(self.model),
+            stacked=specification.frame_stack is not None,
+        )
+        errors = specification.first_errors
+        self.actor.connect(
+            self,
+            choice,
+            selection=selection,
+            steps_per_chunk=specification.steps_per_chunk,
+            first_errors=None if errors is None else FirstErrors(self.num_envs, **errors),
+        )
+
+    def load(self, weights, updates):
+        """Takes over weights.
+
+        Args:
+            weights: The values of `model.variables`, in their order.
+            updates: The number of updates that made them.
+        """
+        for variable, values in zip(self.model.variables, weights, strict=True):
+            variable.assign(values)
+        self.updates = updates
+
+    def collect(self, most):
+        """Steps its environments and returns a `Chunk`.
+
+        Args:
+            most: Steps of all environments; there are fewer where the chunk is full before.
+
+        Raises:
+            Exception: Whatever the environments raise, once the steps before it have been returned.
+        """
+        if self._error:
+            raise self._error
+        made, episodes = 0, []
+        try:
+            while made < most and not (made and self.actor.full):
+                actions = ops.convert_to_numpy(self.actor.choose(self.step))
+                episodes += self.actor.step(actions)
+                made += 1
+                self.step += self.num_envs * self.share  # the others are taken to be as fast
+        except Exception as error:
+            if not made:
+                raise
+            self._error = error
+        self.actor.flush()
+        returns, self._returns = self._returns, []
+        return Chunk(
+            *self._rows,
+            count=self.actor.count.tolist(),
+            episodes=episodes,
+            begun=self.actor.environments.episodes.tolist(),
+            returns=returns,
+            made=made * self.num_envs,
+            updates=self.updates,
+        )
+
+    def close(self):
+        """Closes the environments."""
+        self.actor.close()
+
+    def write(self, streams, times, steps, count, states, td_error):
+        """Takes the rows of the actor, as a `Writer` does."""
+        self._rows = (streams, times, steps, states, td_error)
+
+    def write_returns(self, stream, times, returns, count):
+        """Takes the returns to go of an episode, as a `Writer` does."""
+        self._returns.append((stream, times, returns))
+
+
+def pack_model(model):
+    """Returns a model's configuration, the values of its variables, and a dict of its own layers."""
+    values = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    own = {type(layer) for layer in [model, *layers_of(model)] if not type(layer).__module__.startswith("keras.")}
+    registered = {keras.saving.get_registered_name(layer): layer for layer in own}
+    return keras.saving.serialize_keras_object(model), values, {layer.__name__: layer for layer in own} | registered
+
+
+def unpack_model(configuration, values, custom_objects):
+    """Returns the model of `pack_model`."""
+    model = keras.saving.deserialize_keras_object(configuration, custom_objects=custom_objects, safe_mode=True)
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+    return model

@@ -1,0 +1,369 @@
+"""Actor processes: real ones, on environments whose every row is known."""
+
+import functools
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import environments as counting
+import keras
+import numpy as np
+import pytest
+
+from sota_dqn import Actors, DQNTrainer, Replay, backend, policies, samplers
+from sota_dqn.callbacks import Callback
+from sota_dqn.environments import make_vector
+from sota_dqn.pace import Pace
+
+NUM_ENVS = 3
+EVALUATION = {"eval_env": counting.Counting}
+ROWS = 4_000  # of the replay: more than any test writes, so that nothing wraps
+
+
+def make_model(env_actions=counting.NUM_ACTIONS):
+    return keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(1e-3), keras.layers.Dense(env_actions)])
+
+
+def make_trainer(env=counting.Counting, *, actors, num_envs=NUM_ENVS, replay=None, **settings):
+    settings = {"learning_starts": 100, "batch_size": 8, "n_step": 2, "updates_per_call": 4, "seed": 3, **settings}
+    replay = replay or Replay(ROWS)
+    return DQNTrainer(env, make_model(), actors=actors, num_envs=num_envs, replay=replay, **settings)
+
+
+def rows_of(trainer):
+    """Every row of every stream so far, in order: lists of (observation, action, reward, terminated, valid)."""
+    storage = trainer.replay.storage
+    names = ("observation", "action", "reward", "terminated", "valid")
+    fields = [keras.ops.convert_to_numpy(getattr(storage, name)) for name in names]
+    count = keras.ops.convert_to_numpy(storage.count).tolist()
+    streams = []
+    for stream, number in enumerate(count):
+        places = storage.places(np.full(number, stream), np.arange(number))
+        columns = [field[places].tolist() for field in fields]
+        columns[0] = list(map(tuple, columns[0]))
+        streams.append(list(zip(*columns, strict=True)))
+    return streams
+
+
+def check_rows(streams):
+    """Asserts that every stream is an unbroken sequence of whole episodes of the counting environment, but for those
+    that were cut, and returns how many steps and how many cut episodes there are."""
+    steps = cut = 0
+    for rows in streams:
+        for (observation, action, reward, terminated, valid), follower in zip(rows, rows[1:] + [None], strict=True):
+            identity, now = map(int, observation)
+            ends = counting.length_of(identity)
+            if valid:
+                steps += 1
+                assert reward == counting.reward_of(identity, now, action)
+                assert terminated == (now + 1 == ends and counting.terminates(identity))
+                assert follower is None or follower[0] == (identity, now + 1)
+            else:
+                cut += now < ends and follower is not None
+                assert follower is None or follower[0][1] == 0
+    return steps, cut
+
+
+def is_alive(process):
+    """Whether a process runs, by its number; a zombie does not."""
+    try:
+        return pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds=30.0):
+    """Returns whether a condition has come true in time."""
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return condition()
+
+
+class Kill(Callback):
+    """Kills an actor at the end of the first epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.killed = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.killed is None:
+            self.killed = self.trainer.actor.processes[1]
+            os.kill(self.killed, signal.SIGKILL)
+
+
+class Frail(counting.Counting):
+    """Raises in every episode's second step."""
+
+    def step(self, action):
+        if self.time == 1:
+            raise ArithmeticError("the environment is broken")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("num_envs", [1, NUM_ENVS])
+def test_one_actor_makes_the_rows_that_the_trainer_itself_makes(num_envs):
+    found = []
+    for actors in (0, 1):
+        trainer = make_trainer(actors=actors, num_envs=num_envs, learning_starts=1_000)
+        trainer.train(steps=60 * num_envs, verbose=0)
+        assert trainer.steps == 60 * num_envs
+        if not actors:
+            trainer.actor.flush()
+        found.append((rows_of(trainer), trainer.episodes, trainer.history["episode_return"]))
+        trainer.close()
+    np.testing.assert_equal(*found)
+
+
+@pytest.mark.parametrize("mode", ["slow learner", "free"])
+def test_every_step_is_written_once_and_in_order(mode):
+    bounds = {"slow learner": (1, 2), "free": (0, math.inf)}[mode]
+    settings = Actors(2, steps_per_update=bounds, steps_per_chunk=5, weights_every=8)
+    trainer = make_trainer(actors=settings, report_every=200)
+    trainer.train(steps=1_202, verbose=0)
+    trainer.close()
+    steps, cut = check_rows(rows_of(trainer))
+    assert (steps, cut) == (trainer.steps, 0)
+    assert 1_202 <= trainer.steps < 1_202 + NUM_ENVS
+    ratio = (trainer.steps - trainer.learning_starts) / trainer.updates
+    assert ratio >= bounds[0]
+    assert trainer.updates > 0
+    assert set(trainer.history) >= {"lag", "learner_waited", "actors_waited"}
+    assert all(lag >= 0 for lag in trainer.history["lag"] if not math.isnan(lag))
+    if mode == "slow learner":  # at most a chunk of each actor beyond the bound
+        assert trainer.steps <= trainer.pace.allowed(trainer.updates) + 2 * 5 * NUM_ENVS
+
+
+def test_training_goes_on_with_the_same_actors():
+    trainer = make_trainer(actors=1)
+    trainer.train(steps=90, verbose=0)
+    first = trainer.actor.processes
+    trainer.train(steps=90, verbose=0)
+    assert trainer.actor.processes == first
+    assert trainer.steps == 180
+    trainer.close()
+    assert check_rows(rows_of(trainer)) == (180, 0)
+    assert not any(map(is_alive, first))
+
+
+def test_a_killed_actor_is_started_again(capsys):
+    trainer = make_trainer(actors=2, report_every=300)
+    kill = Kill()
+    trainer.train(steps=1_200, callbacks=[kill], verbose=0)
+    processes = trainer.actor.processes
+    trainer.close()
+    assert kill.killed not in processes
+    assert "Actor 1 has died and is started again. Its exit code was -9." in capsys.readouterr().out
+    steps, cut = check_rows(rows_of(trainer))
+    assert steps == trainer.steps - cut_rows(trainer)
+    assert cut <= NUM_ENVS
+    assert not any(map(is_alive, [kill.killed, *processes]))
+
+
+def cut_rows(trainer):
+    """Rows that were steps before their episodes were cut there."""
+    return sum(
+        counting.length_of(int(row[0][0])) > row[0][1] and not row[4] for stream in rows_of(trainer) for row in stream
+    )
+
+
+def test_an_environment_that_always_raises_stops_the_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer(Frail, actors=Actors(1, restarts=1), num_envs=1)
+    with pytest.raises(RuntimeError, match="died 2 times in a row.*the environment is broken") as caught:
+        trainer.train(steps=100, verbose=0)
+    assert "ArithmeticError" in str(caught.value)
+    assert trainer.actor.processes == []
+    assert any("What was learned so far is in" in note for note in caught.value.__notes__)
+    assert len(list(tmp_path.glob("sota_dqn-rescue-*"))) == 1
+    assert trainer.steps >= 2  # what came before each death is kept
+    assert check_rows(rows_of(trainer))[0] + cut_rows(trainer) == trainer.steps
+
+
+SCRIPT = """
+import os, sys, time
+sys.path.insert(0, {tests!r})
+import test_actor_pool as tests
+trainer = tests.make_trainer(actors=2)
+trainer.train(steps=200, verbose=0)
+print(*trainer.actor.processes, flush=True)
+try:
+    trainer.train(steps=10**9, verbose=0)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    before = trainer.steps
+    trainer.train(steps=30, verbose=0)
+    trainer.save({path!r})
+    print(trainer.steps - before >= 30, tests.check_rows(tests.rows_of(trainer)) == (trainer.steps, 0), flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_behind(tmp_path, number):
+    """There is no `if __name__ == "__main__"` in the script, and none is needed."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(pathlib.Path(__file__).parent), path=str(tmp_path / "kept")))
+    before = set(os.listdir("/dev/shm"))
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    actors = [int(word) for word in process.stdout.readline().split()]
+    assert len(actors) == 2
+    assert all(map(is_alive, actors))
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert wait_until(lambda: not any(map(is_alive, actors)))
+    assert set(os.listdir("/dev/shm")) <= before
+    if number == signal.SIGINT:
+        assert said.split() == ["interrupted", "True", "True"]
+        assert process.returncode == 0
+        assert (tmp_path / "kept").is_dir()
+
+
+@pytest.mark.parametrize("actors", [0, 1])
+def test_a_checkpoint_of_actors_goes_on(tmp_path, actors, capsys):
+    trainer = make_trainer(actors=Actors(1, steps_per_chunk=4))
+    trainer.train(steps=240, verbose=0)
+    trainer.save(tmp_path / "kept")
+    trainer.close()
+    loaded = DQNTrainer.load(tmp_path / "kept", env=counting.Counting, **({} if actors else {"actors": 0}))
+    assert (loaded.steps, loaded.episodes, loaded.updates) == (trainer.steps, trainer.episodes, trainer.updates)
+    assert ("fresh episodes" in capsys.readouterr().out) == (actors == 0)
+    loaded.train(steps=120, verbose=0)
+    if not actors:
+        loaded.actor.flush()
+    steps, cut = check_rows(rows_of(loaded))
+    assert steps + cut_rows(loaded) == loaded.steps == 360
+    assert cut <= NUM_ENVS
+    loaded.close()
+
+
+def test_actors_take_over_a_run_without(tmp_path):
+    trainer = make_trainer(actors=0)
+    trainer.train(steps=150, verbose=0)
+    trainer.save(tmp_path / "kept")
+    loaded = DQNTrainer.load(tmp_path / "kept", env=counting.Counting, actors=1)
+    loaded.train(steps=60, verbose=0)
+    steps, _ = check_rows(rows_of(loaded))
+    assert steps + cut_rows(loaded) == loaded.steps == 210
+    trainer.close()
+    loaded.close()
+
+
+def test_first_priorities_are_the_errors_of_the_learner():
+    """Weights that stand still: every priority is that of the error which an update would find."""
+    sampler = samplers.Prioritized(alpha=1.0, epsilon=1e-3)
+    trainer = make_trainer(
+        functools.partial(counting.Counting, longest=4),
+        actors=1,
+        replay=Replay(ROWS, sampler=sampler),
+        learning_starts=5_000,
+        discount=0.5,
+        policy=policies.Random(),
+    )
+    trainer.train(steps=180, verbose=0)
+    trainer.close()
+    program = backend.Program(trainer.replay.variables, [], backend.plan(convolutions=False))
+    read = program.compile(lambda places: sampler.tree.read(places))
+    checked = highest = 0
+    for stream, rows in enumerate(rows_of(trainer)):
+        values = np.array(trainer.model(np.array([row[0] for row in rows], "float32")))
+        places = trainer.replay.storage.places(np.full(len(rows), stream), np.arange(len(rows)))
+        priorities = keras.ops.convert_to_numpy(read(places))
+        for t, (_, action, reward, terminated, valid) in enumerate(rows[:-2]):
+            if not valid:
+                assert priorities[t] == 0
+                continue
+            after = rows[t + 1]
+            if terminated:
+                target = reward
+            elif not after[4]:
+                highest += 1  # the model has not seen an environment's last observation: the highest so far
+                continue
+            elif after[3]:
+                target = reward + 0.5 * after[2]
+            elif not rows[t + 2][4]:
+                continue
+            else:
+                target = reward + 0.5 * after[2] + 0.25 * values[t + 2].max()
+            np.testing.assert_allclose(priorities[t], abs(target - values[t, action]) + 1e-3, rtol=1e-4, atol=1e-4)
+            checked += 1
+    assert checked > 50
+    assert highest > 5
+
+
+def test_apex_counts_the_environments_of_all_actors():
+    """An epsilon per stream: those of the second actor go on where those of the first end."""
+    part = policies.ApeX()
+    part.streams = (2, 4)
+    values = np.tile(np.float32([0, 1]), (2, 1))
+    epsilon = 0.4 ** (1 + np.array([2, 3]) * 7 / 3)
+    for shift, action in ((-1e-4, 0), (1e-4, 1)):  # of the random actions, the first half of the numbers is action 0
+        uniform = (epsilon / 2 + np.where(shift < 0, shift, epsilon / 2 + shift)).astype("float32")
+        np.testing.assert_array_equal(part(values, uniform, 0), [action] * 2)
+
+
+def test_pace():
+    pace = Pace(2.0, 4.0, updates_per_call=5, origin=(100, 10))
+    assert [pace.due(steps, 10) for steps in (0, 100, 109, 110, 119, 120)] == [0, 0, 0, 5, 5, 10]
+    assert pace.due(120, 20) == 0
+    assert [pace.allowed(updates) for updates in (10, 15, 20)] == [110, 120, 140]
+    exact = Pace(1 / 0.29, math.inf, updates_per_call=1, origin=(0, 0))
+    assert exact.due(100, 0) == 29
+    free = Pace(0, math.inf, updates_per_call=8, origin=(100, 0))
+    assert [free.due(steps, 10**6) for steps in (99, 100, 101)] == [0, 0, 8]
+    assert free.allowed(0) > 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"actors": -1}, ValueError, "Argument `actors` must be at least 0. Received: actors=-1"),
+        ({"actors": 1.5}, TypeError, "Argument `actors` must be an integer or `Actors`. Received: actors=1.5"),
+        ({"actors": True}, TypeError, "Received: actors=True"),
+        ({"actors": 2, "vectorization_mode": "async"}, ValueError, "Actors are processes already"),
+        ({"actors": 1, "env": counting.Counting(), **EVALUATION}, ValueError, "pass an id or a callable"),
+        ({"actors": 1, "env": make_vector(counting.Counting, num_envs=1), **EVALUATION}, ValueError, "pass an id or a"),
+    ],
+)
+def test_bad_actors(settings, error, message):
+    with pytest.raises(error, match=message):
+        make_trainer(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"number": 0}, ValueError, "Argument `number` must be at least 1"),
+        ({"number": 1, "steps_per_update": (2, 1)}, ValueError, "Argument `steps_per_update` must be two numbers"),
+        ({"number": 1, "steps_per_update": (0, 0)}, ValueError, "Argument `steps_per_update`"),
+        ({"number": 1, "restarts": -1}, ValueError, "Argument `restarts` must be an integer of at least 0"),
+        ({"number": 1, "weights_every": 0}, ValueError, "Argument `weights_every` must be at least 1"),
+    ],
+)
+def test_bad_settings(settings, error, message):
+    with pytest.raises(error, match=message):
+        Actors(**settings)
+
+
+def test_what_cannot_be_copied_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = (x for x in ())
+    trainer = make_trainer(lambda render_mode=None: (generator, counting.Counting())[1], actors=1)
+    with pytest.raises(TypeError, match="one of them cannot be copied"):
+        trainer.train(steps=10, verbose=0)
+
+
+def test_layers_of_the_users_own_reach_the_actors():
+    class Doubling(keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    model = keras.Sequential([keras.Input((4,)), Doubling(), keras.layers.Dense(2)])
+    trainer = DQNTrainer("CartPole-v1", model, actors=1, num_envs=2, replay=Replay(1_000), learning_starts=1_000)
+    trainer.train(steps=20, verbose=0)
+    assert trainer.steps == 20
+    trainer.close()
