@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from sota_dqn import backend
-from sota_dqn.models import is_recurrent
+from sota_dqn.models import is_recurrent, model_inputs, previous_inputs
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.storage import merge_frames
 from sota_dqn.types import Steps
@@ -34,18 +34,24 @@ class Choice:
         random: The `numpy.random.Generator` that draws the uniform numbers.
         convolutions: Whether the model convolves.
         stacked: Whether observations come as `[B, k, *O]` stacks of frames.
+        recurrent: The `Recurrent` of a recurrent model; None makes one, with which episodes begin at zero.
+        clip_rewards: Whether a model that sees the reward before sees it clipped to [-1, 1].
     """
 
-    def __init__(self, model, policy, *, random, convolutions, stacked):
+    def __init__(self, model, policy, *, random, convolutions, stacked, recurrent=None, clip_rewards=False):
         self.random = random
-
-        self.recurrent = Recurrent(model) if is_recurrent(model) else None
+        self.clip_rewards = clip_rewards
+        self.recurrent = Recurrent(model) if recurrent is None and is_recurrent(model) else recurrent
+        self.previous = bool(previous_inputs(model))
+        self.actions: Any = None  # the last ones, `[B]` int32
         self.before: list = []  # the states of a recurrent model before the last step, `[B, units]` each
         self.after: list = []  # and after it
 
-        def choose(observations, uniform, step, which, begun, states):
+        def choose(observations, uniform, step, which, begun, states, last):
             if stacked:
                 observations = merge_frames(observations)
+            if self.previous:
+                observations = model_inputs(model, observations, action=last[0], reward=last[1], begun=begun)
             before = after = []
             if self.recurrent is None:
                 values = model(observations, training=False)
@@ -58,27 +64,41 @@ class Choice:
             actions = ops.stack([ops.cast(part(values, uniform, step), "int32") for part in policy.parts])
             return ops.take_along_axis(actions, which[None], axis=0)[0], before, after
 
-        program = backend.Program(model.variables, [], backend.plan(convolutions=convolutions))
+        variables = [*model.variables, *(self.recurrent.initial if self.recurrent else [])]
+        program = backend.Program(variables, [], backend.plan(convolutions=convolutions))
         self._choose = program.compile(choose)
 
-    def __call__(self, observations, step, *, begun=None, which=()):
+    @property
+    def remembers(self):
+        """Whether the actions depend on earlier calls, which are then to be told of `begun` and `rewards`."""
+        return self.recurrent is not None or self.previous
+
+    def __call__(self, observations, step, *, begun=None, rewards=None, which=()):
         """Returns actions, `[B]` int32, still on the device.
 
         Args:
             observations: `[B, ...]`, what the model sees.
             step: The environment step, for schedules.
-            begun: `[B]` bool, where an episode begins. A recurrent model needs it, and takes the calls for the steps of
+            begun: `[B]` bool, where an episode begins. What `remembers` needs it, and takes the calls for the steps of
                 B streams.
+            rewards: `[B]`, what the last actions brought, where the model sees it.
             which: `[B]` int32, which part of a `Selection` acts; empty for other policies.
         """
         uniform = self.random.random(len(observations), dtype="float32")
-        if self.recurrent is None:
-            begun = ()
-        elif not self.after or len(self.after[0]) != len(observations):
-            self.after = [ops.convert_to_numpy(state) for state in self.recurrent.zeros(len(observations))]
-        made = self._choose(observations, uniform, np.float32(step), which, begun, self.after)
-        actions, self.before, self.after = made
-        return actions
+        size = len(observations)
+        if self.recurrent is not None and (not self.after or len(self.after[0]) != size):
+            self.after = [ops.convert_to_numpy(state) for state in self.recurrent.zeros(size)]
+        last = self._last(size, rewards) if self.previous else ()
+        told = begun if self.remembers else ()
+        made = self._choose(observations, uniform, np.float32(step), which, told, self.after, last)
+        self.actions, self.before, self.after = made
+        return self.actions
+
+    def _last(self, size, rewards):
+        """Returns the last actions and what they brought, `[B]` each; zeros where there are none."""
+        actions = np.zeros(size, "int32") if self.actions is None or len(self.actions) != size else self.actions
+        rewards = np.zeros(size, "float32") if rewards is None else np.asarray(rewards, "float32")
+        return actions, np.clip(rewards, -1.0, 1.0) if self.clip_rewards else rewards
 
 
 class Frames:
@@ -133,6 +153,7 @@ class Actor:
         self.choice: Any = None
         self.selection: Any = None
         self.begun = np.ones(num_envs, bool)  # where the next action is an episode's first
+        self.rewards = np.zeros(num_envs)  # what the last actions brought
         self._rewards: list[list[float]] = [
             [] for _ in range(num_envs)
         ]  # since the last termination, where returns to go are stored
@@ -174,7 +195,8 @@ class Actor:
 
     def choose(self, step):
         """Returns the actions to take, `[E]`, still on the device."""
-        settings: dict[str, Any] = {"begun": self.begun} if self._recurrent else {}
+        told = getattr(self.choice, "remembers", False)
+        settings: dict[str, Any] = {"begun": self.begun, "rewards": self.rewards} if told else {}
         if self.selection is not None:
             settings["which"] = self.selection.select(self.begun, self.lengths, step)
         return self.choice(self.stacked, step, **settings)
@@ -216,6 +238,7 @@ class Actor:
         self.observation = observation
         self.stacked = self.frames(observation, outcome.begun)
         self.begun = outcome.begun
+        self.rewards = outcome.reward
         self._torn = False
         return episodes
 
@@ -291,6 +314,10 @@ class Actor:
         """Takes note of episodes that go on."""
         self.observation = observation
         self._rewards = [self._learned(np.array(gained)).tolist() for gained in rewards]
+        self.rewards = np.array([gained[-1] if gained else 0.0 for gained in rewards])
+        if getattr(self.choice, "previous", False):
+            taken = [actions[-1] if actions else 0 for actions in self.environments.actions]
+            self.choice.actions = np.array(taken, "int32")
         for stream, gained in enumerate(rewards):
             self.lengths[stream] = len(gained)
             for reward in gained:

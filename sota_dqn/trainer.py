@@ -82,18 +82,15 @@ class Trainer(abc.ABC):
         )
         self.num_envs = environments.num_envs
         self.actor.start()
-        stacked = (
-            self.actor.stacked if frame_stack is None else merge_frames(keras.ops.convert_to_tensor(self.actor.stacked))
-        )
+        stacked = self.actor.stacked if frame_stack is None else merge_frames(self.actor.stacked)
         check_model(model, stacked, int(environments.action_space.n))
         names = ("sampling", "acting", "selecting")
         self.random = dict(zip(names, np.random.default_rng(seed).spawn(len(names)), strict=True))
         self.updates_per_call = updates_per_call or self._good_updates_per_call()
         self.frame_stack = frame_stack
         self.learner = self.build()
-        ready = max(
-            batch_size, self.num_envs * (self.replay.after + self.replay.period + 1)
-        )  # by then there are rows to draw
+        # By then there are rows to draw.
+        ready = max(batch_size, self.num_envs * (self.replay.after + self.replay.period + 1))
         self.learning_starts = max(1_000, ready) if learning_starts is None else learning_starts
         if self.learning_starts < ready:
             raise ValueError(
@@ -208,7 +205,7 @@ class Trainer(abc.ABC):
         seeds = episode_seeds([self.seed, 2**32 - 1, self.evaluations] if seed is None else [seed], episodes)
         self._evaluated.random = np.random.default_rng(seeds)
         returns, lengths = play_episodes(
-            lambda observations, begun: self._evaluated(observations, epsilon, begun=begun),
+            lambda observations, **told: self._evaluated(observations, epsilon, **told),
             self._make_env,
             self.actor.preprocess,
             Frames(self.frame_stack, self.actor.frames.padding),
@@ -347,13 +344,15 @@ class Trainer(abc.ABC):
         return max(1, math.ceil(self.updates_per_call / (self.num_envs * self.updates_per_step)))
 
     def _choice(self, policy, random=None):
-        """Returns a compiled policy that draws from `random`."""
+        """Returns a compiled policy that draws from `random`, with the learner's state where that is learned."""
         return Choice(
             self.model,
             policy,
             random=random,
             convolutions=has_convolutions(self.model),
             stacked=self.frame_stack is not None,
+            recurrent=self.learner.recurrent,
+            clip_rewards=self.actor.clip_rewards,
         )
 
     def _epsilon(self):
