@@ -6,13 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from sota_dqn import backend
-from sota_dqn.models import is_recurrent
-from sota_dqn.recurrent import Recurrent
-from sota_dqn.storage import merge_frames
 from sota_dqn.types import Steps
 
-__all__ = ["Actor", "Choice", "Episode", "Frames"]
+__all__ = ["Actor", "Episode"]
 
 
 class Episode(NamedTuple):
@@ -22,89 +18,6 @@ class Episode(NamedTuple):
     episode_return: float
     episode_length: int  # environment steps
     policy: str | None = None  # the one of a mixture that played it
-
-
-class Choice:
-    """The compiled way from observations to actions: model, then policy.
-
-    Args:
-        model: A Keras model, `[B, *O]` to `[B, A]`.
-        policy: A function `(values [B, A], uniform [B], step []) -> [B]` int32, or a `Selection` of such.
-        random: The `numpy.random.Generator` that draws the uniform numbers.
-        convolutions: Whether the model convolves.
-        stacked: Whether observations come as `[B, k, *O]` stacks of frames.
-    """
-
-    def __init__(self, model, policy, *, random, convolutions, stacked):
-        self.random = random
-
-        self.recurrent = Recurrent(model) if is_recurrent(model) else None
-        self.values: Any = None  # `[B, A]`, of the last step, still on the device
-        self.before: list = []  # the states of a recurrent model before the last step, `[B, units]` each
-        self.after: list = []  # and after it
-
-        def choose(observations, uniform, step, which, begun, states):
-            if stacked:
-                observations = merge_frames(observations)
-            before = after = []
-            if self.recurrent is None:
-                values = model(observations, training=False)
-            else:
-                before = self.recurrent.begin(states, begun)
-                values, after = self.recurrent.step(observations, before)
-            values = ops.cast(values, "float32")  # whatever it computes in
-            if isinstance(which, tuple):
-                return ops.cast(policy(values, uniform, step), "int32"), values, before, after
-            actions = ops.stack([ops.cast(part(values, uniform, step), "int32") for part in policy.parts])
-            return ops.take_along_axis(actions, which[None], axis=0)[0], values, before, after
-
-        program = backend.Program(model.variables, [], backend.plan(convolutions=convolutions))
-        self._choose = program.compile(choose)
-
-    def __call__(self, observations, step, *, begun=None, which=()):
-        """Returns actions, `[B]` int32, still on the device.
-
-        Args:
-            observations: `[B, ...]`, what the model sees.
-            step: The environment step, for schedules.
-            begun: `[B]` bool, where an episode begins. A recurrent model needs it, and takes the calls for the steps of
-                B streams.
-            which: `[B]` int32, which part of a `Selection` acts; empty for other policies.
-        """
-        uniform = self.random.random(len(observations), dtype="float32")
-        if self.recurrent is None:
-            begun = ()
-        elif not self.after or len(self.after[0]) != len(observations):
-            self.after = [ops.convert_to_numpy(state) for state in self.recurrent.zeros(len(observations))]
-        made = self._choose(observations, uniform, np.float32(step), which, begun, self.after)
-        actions, self.values, self.before, self.after = made
-        return actions
-
-
-class Frames:
-    """The last k frames of each stream, `[E, k, *O]`, oldest first; without a stack, the frames as they are.
-
-    Args:
-        frame_stack: k, or None.
-        padding: What stands before an episode's first frame: `"reset"` repeats it, `"zero"` is zeros.
-    """
-
-    def __init__(self, frame_stack, padding):
-        self.frame_stack = frame_stack
-        self.padding = padding
-        self.stack = None
-
-    def __call__(self, observation, begun):
-        """Returns what to act on after `observation` (`[E, *O]`); where `begun` (`[E]`), it is an episode's first."""
-        if self.frame_stack is None:
-            return observation
-        if self.stack is None:
-            self.stack = np.zeros((len(observation), self.frame_stack, *observation.shape[1:]), observation.dtype)
-        self.stack[:, :-1] = self.stack[:, 1:]
-        self.stack[:, -1] = observation
-        if begun.any():
-            self.stack[begun, :-1] = observation[begun, None] if self.padding == "reset" else 0
-        return self.stack.copy()  # the device may still be reading the last one
 
 
 class Actor:
@@ -133,6 +46,7 @@ class Actor:
         self.choice: Any = None
         self.selection: Any = None
         self.begun = np.ones(num_envs, bool)  # where the next action is an episode's first
+        self.rewards = np.zeros(num_envs)  # what the last actions brought
         self._rewards: list[list[float]] = [
             [] for _ in range(num_envs)
         ]  # since the last termination, where returns to go are stored
@@ -202,7 +116,8 @@ class Actor:
 
     def choose(self, step):
         """Returns the actions to take, `[E]`, still on the device."""
-        settings: dict[str, Any] = {"begun": self.begun} if self._recurrent else {}
+        told = getattr(self.choice, "remembers", False)
+        settings: dict[str, Any] = {"begun": self.begun, "rewards": self.rewards} if told else {}
         if self.selection is not None:
             settings["which"] = self.selection.select(self.begun, self.lengths, step)
         return self.choice(self.stacked, step, **settings)
@@ -245,6 +160,7 @@ class Actor:
         self.observation = observation
         self.stacked = self.frames(observation, outcome.begun)
         self.begun = outcome.begun
+        self.rewards = outcome.reward
         self._torn = False
         return episodes
 
@@ -345,6 +261,10 @@ class Actor:
         """Takes note of episodes that go on."""
         self.observation = observation
         self._rewards = [self._learned(np.array(gained)).tolist() for gained in rewards]
+        self.rewards = np.array([gained[-1] if gained else 0.0 for gained in rewards])
+        if getattr(self.choice, "previous", False):
+            taken = [actions[-1] if actions else 0 for actions in self.environments.actions]
+            self.choice.actions = np.array(taken, "int32")
         for stream, gained in enumerate(rewards):
             self.lengths[stream] = len(gained)
             for reward in gained:

@@ -1,4 +1,4 @@
-"""Actors in processes of their own, beside the learner: `Actors`, their settings, and `ActorPool`, which keeps them busy.
+"""Actors in processes of their own: `Actors`, their settings, and `ActorPool`, which keeps them busy.
 
 Actors and learner run at their own paces, held within two bounds on the environment steps per update: actors are asked
 for no more steps beyond the upper one, and the learner makes no update below the lower one. After Horgan et al. 2018
@@ -114,6 +114,7 @@ class ActorPool:
             )
         self.settings = settings
         self.frames = frames
+        self.clip_rewards = clip_rewards
         self.discount = None
         self.first_errors: dict | None = None
         self._made_from = {
@@ -256,7 +257,7 @@ class ActorPool:
 
     def _open(self):
         """Starts all actors."""
-        values = [np.asarray(ops.convert_to_numpy(variable)) for variable in self.learner.weights]
+        values = [np.asarray(ops.convert_to_numpy(variable)) for variable in self.learner.model_variables]
         self._rows = self.share * (self.steps_per_chunk + 1)
         observation = self.preprocess.shape, self.preprocess.dtype
         states, errors = self.writer.state_shapes, self.first_errors is not None
@@ -271,6 +272,7 @@ class ActorPool:
         if self.count[streams].any():
             self.writer.cut(streams, self.count)
         acting, selecting = self._generators(actor)
+        recurrent = self.learner.recurrent
         self._sent, self._copies = self.learner.updates, None
         self._lives[actor] += 1
         self._outstanding[actor] = []
@@ -280,13 +282,14 @@ class ActorPool:
             Specification(
                 **self._made_from,
                 model=pack_model(self.learner.model),
+                initial_state=None if recurrent is None else [ops.convert_to_numpy(x) for x in recurrent.initial],
                 return_to_go=self.discount,
                 policy=self.policy,
                 acting=acting,
                 selecting=selecting,
                 first_stream=int(streams[0]),
                 num_streams=self.num_envs,
-                count=self.count[streams].tolist(),
+                counts=self.count[streams].tolist(),
                 episodes=self._begun[streams].tolist(),
                 step=self.steps,
                 updates=self.learner.updates,
@@ -320,7 +323,7 @@ class ActorPool:
                 self._failures[actor] = 0
             first = actor * self.share
             mine = slice(first, first + self.share)
-            self.count[mine], self._begun[mine] = message.count, message.begun
+            self.count[mine], self._begun[mine] = message.counts, message.begun
             rows = (message.streams + first, message.times, message.steps)
             self.writer.write(*rows, self.count, message.states, message.td_error)
             for stream, times, returns in message.returns:
@@ -351,7 +354,7 @@ class ActorPool:
             self._copies = None
         if self.learner.updates - self._sent >= self.settings.weights_every:
             self._sent = self.learner.updates
-            self._copies = (self._sent, [ops.copy(variable.value) for variable in self.learner.weights])
+            self._copies = (self._sent, [ops.copy(variable.value) for variable in self.learner.model_variables])
 
     def _ask(self, last_step):
         """Asks the actors for as many chunks as the pace allows."""

@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -170,6 +171,9 @@ class Checkpoint:
 def load_model(path, custom_objects=None):
     """Returns the model of a `.keras` file, compiled if it was saved so. Nothing in the file is executed.
 
+    An optimizer that also trained a learned initial state, which is not in the file, begins anew: what it knew is among
+    the arrays of a checkpoint.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, or needs `custom_objects`.
@@ -177,7 +181,9 @@ def load_model(path, custom_objects=None):
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"There is no model at {path}.")
     try:
-        return keras.saving.load_model(path, custom_objects=custom_objects, safe_mode=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            return keras.saving.load_model(path, custom_objects=custom_objects, safe_mode=True)
     except Exception as error:  # Keras raises whatever the zip and h5 libraries do
         raise ValueError(
             f"The model {path} cannot be loaded. If it has layers of your own, pass them as "

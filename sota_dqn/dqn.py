@@ -5,7 +5,7 @@ from keras import ops
 
 from sota_dqn import losses, targets
 from sota_dqn.learner import Learner
-from sota_dqn.models import is_recurrent
+from sota_dqn.models import is_recurrent, previous_inputs
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.returns import Bounds, Rescaling, lower_bound, n_step, partial_returns, unchanged, upper_bound
 from sota_dqn.sequences import SequenceLearner, Sequences
@@ -21,9 +21,10 @@ class DQNTrainer(Trainer):
     """Trains a Keras model to act by deep Q-learning.
 
     The model is the user's own: observations `[B, *O]` to one value per action, `[B, A]`; with recurrent layers
-    `[B, T, *O]` to `[B, T, A]`, whose state is carried from step to step, and which learns from sequences. A compiled
-    model brings its own optimizer and loss; one that is not is compiled with Adam (5e-4, the gradient's norm clipped to
-    10) and the squared error.
+    `[B, T, *O]` to `[B, T, A]`, whose state is carried from step to step, and which learns from sequences. Inputs named
+    `previous_action` (`[B, A]`, one-hot) and `previous_reward` (`[B, 1]`, as it is learned from), with T likewise, are
+    fed beside the observation; both are zero at an episode's first step. A compiled model brings its own optimizer and
+    loss; one that is not is compiled with Adam (5e-4, the gradient's norm clipped to 10) and the squared error.
 
     Args:
         env: An environment id, an `Atari` game, a callable that returns a `gymnasium.Env` (it takes `render_mode` when
@@ -52,7 +53,8 @@ class DQNTrainer(Trainer):
         rescaling: `returns.Rescaling`, where the model is to learn squashed values, or None. Targets and bounds are
             unsquashed to be computed; `q`, `td_error`, policies and penalties see values as the model gives them.
         sequences: `Sequences`, what a recurrent model is trained on; None for its defaults.
-        bounds: `returns.Bounds`, which bounds a penalty sees; None for no penalty.
+        bounds: `returns.Bounds`, which bounds a penalty sees, only lower ones with recurrent models; None for no
+            penalty.
         penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound()` where there are
             bounds.
         batch_size: Windows in one update.
@@ -145,35 +147,44 @@ class DQNTrainer(Trainer):
             "updates_per_call": self.updates_per_call,
             "random": self.random["sampling"],
         }
-        if self.sequences is not None:
-            sequences, recurrent = self.sequences, Recurrent(self.model)
-            stored = list(zip(recurrent.shapes, recurrent.dtypes, strict=True))
-            self.build_replay(
-                after=sequences.burn_in + sequences.length + self.n_step - 1,
-                first_errors={
-                    "n_step": self.n_step,
-                    "discount": self.discount,
-                    "rescaling": self.rescaling,
-                    "burn_in": sequences.burn_in,
-                    "length": sequences.length,
-                    "eta": sequences.eta,
-                },
-                state=stored if sequences.initial_state == "stored" else (),
-                period=sequences.period,
-            )
-            settings |= {"recurrent": recurrent, "sequences": sequences}
-            return SequenceLearner(self.model, self.model.optimizer, self.replay, **settings)
         bounds = self.bounds
-        stores_returns = bounds is not None and bounds.return_to_go
+        settings["bounds"] = bounds
+        settings["penalty"] = losses.lower_bound(loss=loss) if bounds and self.penalty is None else self.penalty
+        reach = self.n_step if bounds is None else max(self.n_step, bounds.horizons + 1)  # rows after a trained one
+        return_to_go = self.discount if bounds is not None and bounds.return_to_go else None
+        previous = 1 if previous_inputs(self.model) else 0
+        if self.sequences is not None:
+            return self._build_sequences(settings, reach=reach, before=previous, return_to_go=return_to_go)
         self.build_replay(
-            after=self.n_step if bounds is None else max(self.n_step, bounds.horizons + 1),
-            before=bounds.horizons + 1 if bounds is not None and bounds.upper else 0,
-            first_errors={"n_step": self.n_step, "discount": self.discount, "rescaling": self.rescaling},
-            return_to_go=self.discount if stores_returns else None,
+            after=reach,
+            before=previous + (bounds.horizons + 1 if bounds is not None and bounds.upper else 0),
+            return_to_go=return_to_go,
+            first_errors=self._first_errors(),
         )
-        penalty = losses.lower_bound(loss=loss) if bounds and self.penalty is None else self.penalty
-        settings |= {"bounds": bounds, "penalty": penalty}
         return DQNLearner(self.model, self.model.optimizer, self.replay, **settings)
+
+    def _first_errors(self, **settings):
+        """Returns the settings with which actor processes find first priorities."""
+        return {"n_step": self.n_step, "discount": self.discount, "rescaling": self.rescaling, **settings}
+
+    def _build_sequences(self, settings, *, reach, before, return_to_go):
+        """Builds the replay of a recurrent model and returns the learner."""
+        sequences = self.sequences
+        learned = sequences.initial_state == "learned"
+        recurrent = Recurrent(self.model, learned=learned)
+        self.build_replay(
+            after=sequences.burn_in + sequences.length + reach - 1,
+            before=max(before, int(learned)),
+            return_to_go=return_to_go,
+            state=() if sequences.initial_state == "zero" else [*zip(recurrent.shapes, recurrent.dtypes, strict=True)],
+            period=sequences.period,
+            first_errors=self._first_errors(burn_in=sequences.burn_in, length=sequences.length, eta=sequences.eta),
+        )
+        optimizer = self.model.optimizer
+        if learned and optimizer.built:  # for the model's variables alone
+            self.model.optimizer = type(optimizer).from_config(optimizer.get_config())
+        settings |= {"recurrent": recurrent, "sequences": sequences}
+        return SequenceLearner(self.model, self.model.optimizer, self.replay, **settings)
 
 
 class DQNLearner(Learner):
@@ -222,18 +233,18 @@ class DQNLearner(Learner):
             total = ops.mean(sample.weights * losses) + sum(ops.cast(x, "float32") for x in self.model.losses)
             return self.optimizer.scale_loss(total), (total, q)
 
-        (_, (total, q)), gradients = self.program.value_and_grad(loss, self.model.trainable_variables)
-        self.program.apply(self.optimizer, gradients, self.model.trainable_variables)
+        (_, (total, q)), gradients = self.program.value_and_grad(loss, self.trainable_variables)
+        self.program.apply(self.optimizer, gradients, self.trainable_variables)
         self.program.fused(self._finish)(sample.rows, y - q, number)
         return {"loss": total, "q": ops.mean(q), "td_error": ops.mean(ops.abs(y - q))}
 
     def _read(self, uniform, step):
-        """Returns a sample, its n-step returns and their discounts (`[B]` each), and what was observed before and after
-        them (`[B, *O]` each)."""
+        """Returns a sample, its n-step returns and their discounts (`[B]` each), and what the model sees before and
+        after them (`[B, *O]` each)."""
         past = self.bounds.horizons + 1 if self.bounds and self.bounds.upper else 0
         sample = self.replay.sample(uniform, step, past=past)
         returns, discounts, lengths = n_step(sample.window, self.n_step, self.discount)
-        before, after = self.replay.observe(sample.rows), self.replay.observe(sample.rows, lengths)
+        before, after = self.observe(sample.rows), self.observe(sample.rows, lengths)
         return sample, returns, discounts, before, after
 
     def _finish(self, rows, td_error, number):
@@ -259,7 +270,7 @@ class DQNLearner(Learner):
     def _values_around(self, rows, distances):
         """Returns the target model's values `distances` (`[B, K]`) rows after each of `rows` (`[B]`): `[B, K, A]`."""
         around = ops.reshape(self.replay.storage.shift(ops.expand_dims(rows, -1), distances), (-1,))
-        values = self.target_values(self.replay.observe(around))
+        values = self.target_values(self.observe(around))
         return ops.reshape(values, (*distances.shape, values.shape[-1]))
 
 
@@ -296,8 +307,11 @@ def _check_sequences(sequences, model, bounds):
         if sequences is not None:
             raise ValueError("Argument `sequences` is for recurrent models. The model has no recurrent layer.")
         return None
-    if bounds is not None:
-        raise ValueError("Argument `bounds` is not available for recurrent models. Received: bounds=Bounds(...)")
+    if bounds is not None and bounds.upper:
+        raise ValueError(
+            "Argument `bounds` must be without upper bounds for a recurrent model: returns.Bounds(upper=False). "
+            "Received: upper=True"
+        )
     return Sequences() if sequences is None else sequences
 
 

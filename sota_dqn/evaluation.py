@@ -11,8 +11,8 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
     """Plays one whole episode for each seed, side by side.
 
     Args:
-        choose: A function from what the model sees, `[N, ...]`, and where episodes begin, `[N]` bool, to actions, `[N]`
-            integers from 0.
+        choose: A function from observations and frames, `[N, ...]`, `begun`, where episodes begin, `[N]` bool, and
+            `rewards`, what the last actions brought, `[N]`, to actions, `[N]` integers from 0.
         make: A function that makes one environment.
         preprocess: A `Preprocessing`.
         frames: A fresh `Frames`.
@@ -36,17 +36,18 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
         )  # whatever the environments return, as in training
         for i, env in enumerate(envs):
             observation[i] = env.reset(seed=seeds[i])[0]
-        begun = np.ones(len(envs), bool)
+        begun, rewards = np.ones(len(envs), bool), np.zeros(len(envs))
         if on_step:
             for env in envs:
                 on_step(env, 0.0, 0)
         while any(number is not None for number in playing):
-            actions = np.asarray(choose(frames(preprocess(observation), begun), begun))
-            begun = np.zeros(len(envs), bool)
+            actions = np.asarray(choose(frames(preprocess(observation), begun), begun=begun, rewards=rewards))
+            begun, rewards = np.zeros(len(envs), bool), np.zeros(len(envs))
             for i, (env, number) in enumerate(zip(envs, playing, strict=True)):
                 if number is None:
                     continue
                 observation[i], reward, terminated, truncated, _ = env.step(int(actions[i]) + start)
+                rewards[i] = reward
                 returns[number] += float(reward)
                 lengths[number] += 1
                 if on_step:

@@ -8,13 +8,14 @@ import keras
 import numpy as np
 
 from sota_dqn import checkpoint, recorder
-from sota_dqn.actor import Choice, Frames
-from sota_dqn.atari import native
+from sota_dqn.atari import Atari, native
+from sota_dqn.choice import Choice, Frames
 from sota_dqn.environments import episode_seeds, make_evaluation_factory
 from sota_dqn.evaluation import describe, play_episodes, summarize
-from sota_dqn.models import has_convolutions, is_recurrent
+from sota_dqn.models import has_convolutions, is_recurrent, observation_shape, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
+from sota_dqn.recurrent import Recurrent
 from sota_dqn.spaces import check_spaces, space_from
 
 __all__ = ["DQNInference"]
@@ -26,7 +27,8 @@ class DQNInference:
     """A trained agent.
 
     Args:
-        source: A checkpoint's directory, a `.keras` file, or a Keras model.
+        source: A checkpoint's directory, a `.keras` file, or a Keras model. Only a checkpoint holds the learned initial
+            state of a recurrent model; with the others its episodes begin at zero.
         env: What to play in: an id, a callable that takes `render_mode`, or a `gymnasium.Env`. None takes the
             checkpoint's; a file or a model needs it for whatever plays.
         preprocess: As in training. None takes the checkpoint's; where it had some, it must be given again.
@@ -42,6 +44,7 @@ class DQNInference:
 
     def __init__(self, source, *, env=None, preprocess=None, frame_stack=None, epsilon=0, seed=0, custom_objects=None):
         config: dict = {"arguments": {}}
+        recurrent = None
         if isinstance(source, keras.Model):
             self.model = source
         elif pathlib.Path(source).suffix == ".keras":
@@ -50,6 +53,7 @@ class DQNInference:
             found = checkpoint.Checkpoint(source)
             config = found.config
             self.model = checkpoint.load_model(found.model_path, custom_objects)
+            recurrent = _recurrent(self.model, found)
         arguments = config["arguments"]
         if preprocess is None:
             preprocess = checkpoint.decode(arguments.get("preprocess"), "preprocess")
@@ -66,23 +70,28 @@ class DQNInference:
             random=np.random.default_rng(seed),
             convolutions=has_convolutions(self.model),
             stacked=self.frame_stack is not None,
+            recurrent=recurrent,
+            clip_rewards=config["clip_rewards"] if "clip_rewards" in config else self._plays_atari(),
         )
         self._frames: Any = None
         self._begun = None
 
-    def act(self, observation):
+    def act(self, observation, *, reward=None):
         """Returns the action for an observation, or for one of each of several streams.
 
-        With a frame stack or a recurrent model each call is the next step of its stream; `reset` begins a new episode.
+        With a frame stack, a recurrent model, or one that sees the action and the reward before, each call is the next
+        step of its stream, and the actions are taken to be those that were returned; `reset` begins a new episode.
 
         Args:
             observation: `[...]` as the environment gives it, or a batch of them, `[E, ...]`, always of the same E.
+            reward: What the last action brought, a number or `[E]`, not clipped. A model with an input
+                `previous_reward` needs it, but for an episode's first step.
 
         Returns:
             An integer, or `[E]` integers, as the environment takes them.
 
         Raises:
-            ValueError: If the observation does not fit the model.
+            ValueError: If the observation does not fit the model, or the reward is needed or does not fit.
         """
         observation = np.asarray(observation)
         single = observation.ndim == self._rank()
@@ -90,7 +99,8 @@ class DQNInference:
         if self._begun is None or len(self._begun) != len(batch):
             self._frames = Frames(self.frame_stack, "reset")
             self._begun = np.ones(len(batch), bool)
-        actions = self._act(self._frames(batch, self._begun), self._begun) + self._start
+        rewards = self._rewards(reward, self._begun)
+        actions = self._act(self._frames(batch, self._begun), begun=self._begun, rewards=rewards) + self._start
         self._begun = np.zeros(len(batch), bool)
         return int(actions[0]) if single else actions
 
@@ -160,9 +170,27 @@ class DQNInference:
             self._act, make, self._preprocess, Frames(self.frame_stack, "reset"), seeds=seeds, **options
         )
 
-    def _act(self, observations, begun):
-        """Returns actions, counted from 0, for what the model sees; where `begun` (`[E]`), an episode begins."""
-        return keras.ops.convert_to_numpy(self._choose(observations, 0, begun=begun))
+    def _act(self, observations, **told):
+        """Returns actions, counted from 0, for observations and frames; `told` is what `Choice` is."""
+        return keras.ops.convert_to_numpy(self._choose(observations, 0, **told))
+
+    def _rewards(self, reward, begun):
+        """Returns what the last actions brought, `[E]`, after checking that it is there where the model sees it."""
+        size = len(begun)
+        if reward is None:
+            if "previous_reward" in previous_inputs(self.model) and not begun.all():
+                raise ValueError("Argument `reward` is needed: the model sees the reward before. Received: reward=None")
+            return np.zeros(size)
+        rewards = np.asarray(reward, "float64")
+        if rewards.shape not in ((size,), () if size == 1 else (size,)):
+            raise ValueError(
+                f"Argument `reward` must have one number for each of {size} observations. Received: reward={reward!r}"
+            )
+        return rewards.reshape(size)
+
+    def _plays_atari(self):
+        """Returns whether the environment is an Atari game, whose rewards are clipped by default."""
+        return self._env is not None and isinstance(self._environment(), Atari)
 
     def _factory(self):
         """Returns the function that makes environments to play in."""
@@ -199,9 +227,20 @@ class DQNInference:
         """Returns how many dimensions one observation has before preprocessing."""
         if self._space is not None:
             return len(self._space.shape or ())
-        told = getattr(self.model, "input_shape", None)
+        told = observation_shape(self.model)
         if told is None or self._preprocess.functions or self.frame_stack is not None:
             raise ValueError(
                 "Argument `env` is needed to tell one observation from a batch of them. Received: env=None"
             )
         return len(told) - (2 if is_recurrent(self.model) else 1)
+
+
+def _recurrent(model, found):
+    """Returns the `Recurrent` of a checkpoint's model with its learned state, None where the checkpoint has none."""
+    if "initial_state_0" not in found:
+        return None
+    recurrent = Recurrent(model, learned=True)
+    for i, variable in enumerate(recurrent.initial):
+        found.check(f"initial_state_{i}", variable)
+        found.assign(f"initial_state_{i}", variable)
+    return recurrent

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from sota_dqn import backend
-from sota_dqn.models import has_convolutions
+from sota_dqn.models import has_convolutions, model_inputs, previous_inputs
 
 __all__ = ["Learner"]
 
@@ -29,11 +29,14 @@ class Learner(abc.ABC):
         batch_size: B, windows in one update.
         updates_per_call: K, updates in one call of the compiled program.
         random: The `numpy.random.Generator` that draws for the sampler.
+        recurrent: The `Recurrent` of a recurrent model, whose learned state is trained and copied with the model.
     """
 
     metrics = ("loss", "q", "td_error")  # what `update` returns, float32 scalars
 
-    def __init__(self, model, optimizer, replay, *, target_update, batch_size, updates_per_call, random):
+    def __init__(
+        self, model, optimizer, replay, *, target_update, batch_size, updates_per_call, random, recurrent=None
+    ):
         self.model = model
         self.optimizer = optimizer
         self.replay = replay
@@ -41,13 +44,17 @@ class Learner(abc.ABC):
         self.batch_size = batch_size
         self.updates_per_call = updates_per_call
         self.random = random
+        self.recurrent = recurrent
         self.updates = 0
+        initial = recurrent.initial if recurrent else []
+        self.model_variables = [*model.variables, *initial]  # what the target model has too
+        self.trainable_variables = [*model.trainable_variables, *initial]
         self.target_variables = []
         if target_update is not None:
-            self.target_variables = [_copy(variable) for variable in model.variables]
+            self.target_variables = [_copy(variable) for variable in self.model_variables]
         if not optimizer.built:
-            optimizer.build(model.trainable_variables)
-        trained = [*model.variables, *optimizer.variables, *self.target_variables]
+            optimizer.build(self.trainable_variables)
+        trained = [*self.model_variables, *optimizer.variables, *self.target_variables]
         written = {id(variable) for variable in [*trained, *replay.sampler.variables]}
         stored = [variable for variable in replay.variables if id(variable) not in written]
         plan = backend.plan(convolutions=has_convolutions(model), host_rows=replay.on_host)
@@ -74,12 +81,7 @@ class Learner(abc.ABC):
     @property
     def variables(self):
         """All variables whose values make up the state of learning, the replay's excepted."""
-        return [*self.model.variables, *self.optimizer.variables, *self.target_variables]
-
-    @property
-    def weights(self):
-        """The variables that decide what the model outputs, in an order that its copies share."""
-        return self.model.variables
+        return [*self.model_variables, *self.optimizer.variables, *self.target_variables]
 
     def add(self, rows, steps, count, states=(), td_error=()):
         """Writes a chunk of rows to the replay; see `Replay.add`."""
@@ -112,8 +114,18 @@ class Learner(abc.ABC):
         """Returns how often the update has been compiled: 1 after the first `learn`, and ever after."""
         return self._learn.compilations()
 
+    def observe(self, rows, distance=0):
+        """Returns what the model sees `distance` rows after `rows` (`[B]`): the observations, `[B, *O]`, or with them
+        what it asks for of the rows before those."""
+        rows = self.replay.storage.shift(rows, distance)
+        observations = self.replay.observe(rows)
+        if not previous_inputs(self.model):
+            return observations
+        action, reward, begun = self.replay.storage.previous(rows)
+        return model_inputs(self.model, observations, action=action, reward=reward, begun=begun)
+
     def values(self, observations, *, training=False):
-        """Returns the model's values, `[B, *O]` to `[B, A]`, float32 whatever the model computes in."""
+        """Returns the model's values of what it sees, `[B, *O]` to `[B, A]`, float32 whatever it computes in."""
         return ops.cast(self.model(observations, training=training), "float32")
 
     def target_values(self, observations):
@@ -129,7 +141,7 @@ class Learner(abc.ABC):
             return function()
         targets = [variable.value for variable in self.target_variables]
         # Not `model.stateless_call`, which skips what calling a model does: a `call` need not take `training`.
-        with keras.StatelessScope(list(zip(self.model.variables, targets, strict=True))):
+        with keras.StatelessScope(list(zip(self.model_variables, targets, strict=True))):
             return function()
 
     def update_target(self, number):
@@ -140,7 +152,7 @@ class Learner(abc.ABC):
             part = self.target_update
         else:
             part = ops.cast(ops.equal(number % self.target_update, 0), "float32")
-        for variable, target in zip(self.model.variables, self.target_variables, strict=True):
+        for variable, target in zip(self.model_variables, self.target_variables, strict=True):
             if keras.backend.is_float_dtype(variable.dtype):
                 target.assign(part * variable.value + (1.0 - part) * target.value)  # exact where `part` is 0 or 1
 

@@ -1,8 +1,24 @@
-"""What is asked of the user's Keras model."""
+"""What is asked of the user's Keras model, and what it is called with.
+
+Beside the observation a Functional model may have inputs named `previous_action` and `previous_reward`, by the name of
+their `keras.Input`. To offer one more, name it in `PREVIOUS`, and give it its shape and its values below.
+"""
 
 import keras
+from keras import ops, tree
 
-__all__ = ["check_model", "check_recurrent", "has_convolutions", "is_recurrent", "layers_of"]
+__all__ = [
+    "check_model",
+    "check_recurrent",
+    "has_convolutions",
+    "is_recurrent",
+    "layers_of",
+    "model_inputs",
+    "observation_shape",
+    "previous_inputs",
+]
+
+PREVIOUS = ("previous_action", "previous_reward")
 
 
 def check_model(model, observations, num_actions):
@@ -25,10 +41,12 @@ def check_model(model, observations, num_actions):
     recurrent = is_recurrent(model)
     if recurrent:
         check_recurrent(model)
-    shape = (None, *observations.shape[1:]) if recurrent else tuple(observations.shape[1:])
-    expected = getattr(model, "input_shape", None) if model.built else None
-    if isinstance(expected, (list, dict)):
-        raise ValueError(f"The model must have one input, the observation. Received: input_shape={expected}")
+    time = (None,) if recurrent else ()
+    shape = (*time, *observations.shape[1:])
+    previous = {"previous_action": num_actions, "previous_reward": 1}
+    if model.built:
+        _check_inputs(model, time, previous)
+    expected = observation_shape(model) if model.built else None
     wrong = ValueError(
         f"The model's input does not match the preprocessed observations, which have shape {shape}. "
         f"Received: input_shape={expected and expected[1:]}"
@@ -37,6 +55,7 @@ def check_model(model, observations, num_actions):
         raise wrong
     batch = (len(observations), 1) if recurrent else (len(observations),)  # and time
     like = keras.KerasTensor((*batch, *observations.shape[1:]), keras.backend.standardize_dtype(observations.dtype))
+    like = _pack(model, like, **{name: keras.KerasTensor((*batch, size)) for name, size in previous.items()})
     try:
         # The shapes alone say enough, and cost no compilation of single operations.
         values = model.compute_output_spec(like) if model.built else model(observations, training=False)
@@ -77,8 +96,8 @@ def check_recurrent(model):
                 what = "needs return_sequences=True: a value is learned at every step"
         if what:
             raise ValueError(f"The recurrent layer {layer.name!r} {what}.")
-    for shape in (model.input_shape, model.output_shape):
-        if isinstance(shape, tuple) and (len(shape) < 3 or shape[1] is not None):
+    for tensor in [*model.inputs, *model.outputs]:
+        if len(tensor.shape) < 3 or tensor.shape[1] is not None:
             raise ValueError(
                 "A recurrent model must map [B, T, ...] to [B, T, A] with T left open: keras.Input((None, ...)). "
                 f"Received: input_shape={model.input_shape}, output_shape={model.output_shape}"
@@ -97,6 +116,71 @@ def layers_of(layer):
         if isinstance(child, keras.layers.Layer):
             yield child
             yield from layers_of(child)
+
+
+def previous_inputs(model):
+    """Returns the names in `PREVIOUS` that a model's inputs have; none where the observation is its only one."""
+    names = [tensor.name for tensor in getattr(model, "inputs", None) or []]
+    return [name for name in names if name in PREVIOUS] if len(names) > 1 else []
+
+
+def observation_shape(model):
+    """Returns the shape of the model's observation, `[B, ...]`, or None where a subclass does not tell."""
+    if not previous_inputs(model):
+        return getattr(model, "input_shape", None)
+    return next(tuple(tensor.shape) for tensor in model.inputs if tensor.name not in PREVIOUS)
+
+
+def model_inputs(model, observations, *, action, reward, begun):
+    """Returns what a model is called with: the observations, and what it asks for of the step before.
+
+    Args:
+        model: A model that `check_model` accepts.
+        observations: `[..., *O]`, where `[...]` is `[B]` or `[B, T]`.
+        action: `[...]` int32, the action before.
+        reward: `[...]` float32, the reward that it brought, as it is learned from.
+        begun: `[...]` bool, where there is none before: the observation is an episode's first.
+
+    Returns:
+        The observations, or a structure as the model was made with: the action one-hot, `[..., A]`, and the reward,
+        `[..., 1]`, both zero where there is none before.
+    """
+    if not previous_inputs(model):
+        return observations
+    begun = ops.expand_dims(begun, -1)
+    previous = {"previous_reward": ops.where(begun, 0.0, ops.expand_dims(reward, -1))}
+    for tensor in model.inputs:
+        if tensor.name == "previous_action":
+            previous[tensor.name] = ops.where(begun, 0.0, ops.one_hot(action, tensor.shape[-1], dtype="float32"))
+    return _pack(model, observations, **previous)
+
+
+def _pack(model, observation, **previous):
+    """Returns the model's inputs in the structure with which it was made."""
+    if not previous_inputs(model):
+        return observation
+    return tree.pack_sequence_as(model.input, [previous.get(tensor.name, observation) for tensor in model.inputs])
+
+
+def _check_inputs(model, time, previous):
+    """Raises ValueError unless a model has one observation, and else nothing but what is in `previous`, of its size."""
+    found = getattr(model, "input_shape", None)
+    inputs = getattr(model, "inputs", None) or []
+    several = isinstance(found, (list, dict)) or len(inputs) > 1
+    if several and (not previous_inputs(model) or sum(tensor.name not in PREVIOUS for tensor in inputs) != 1):
+        raise ValueError(
+            f"The model must have one input, the observation. Received: input_shape={found}. Beside it there may be "
+            "inputs named previous_action and previous_reward."
+        )
+    for tensor in inputs if several else []:
+        if tensor.name not in previous:
+            continue
+        shape = (*time, previous[tensor.name])
+        if tuple(tensor.shape[1:]) != shape or not keras.backend.is_float_dtype(tensor.dtype):
+            raise ValueError(
+                f"The model's input {tensor.name!r} must be keras.Input({shape}), of floating-point numbers. "
+                f"Received: shape={tuple(tensor.shape[1:])}, dtype={tensor.dtype}"
+            )
 
 
 def _fits(shape, expected):

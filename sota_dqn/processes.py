@@ -221,8 +221,8 @@ def pack(value):
         return cloudpickle.dumps(value)
     except Exception as error:  # whatever the user's objects raise
         raise TypeError(
-            "Actor processes get a copy of the environment's callable, the preprocessing, the policy and the model's own "
-            f"layers, and one of them cannot be copied: {error}"
+            "Actor processes get copies of the environment's callable, the preprocessing, the policy and the model's "
+            f"own layers, and one of them cannot be copied: {error}"
         ) from error
 
 

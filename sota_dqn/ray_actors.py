@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import time
+from typing import Any
 
 import cloudpickle
 from keras import ops
@@ -73,7 +74,7 @@ class Cluster:
         self._make = self.ray.remote(Remote).options(
             num_cpus=num_cpus, resources=resources, runtime_env=environment, max_restarts=0
         )
-        self._actors = [None] * number
+        self._actors: list[Any] = [None] * number
         self._chunks: dict = {}  # those asked for, in the order of the asking, and by which actor
         self._loading: list = [None] * number
         self._processes: list = [None] * number
@@ -113,7 +114,8 @@ class Cluster:
             return []
         self.ray.wait(list(self._chunks), timeout=timeout)
         ready, _ = self.ray.wait(list(self._chunks), num_returns=len(self._chunks), timeout=0)
-        found, dead = [], set()
+        found: list[tuple] = []
+        dead = set()
         for chunk, actor in list(self._chunks.items()):
             if chunk not in ready or actor in dead:
                 continue

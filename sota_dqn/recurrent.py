@@ -2,6 +2,7 @@
 
 The user's model has layers as `LSTM` or `GRU` over observations `[B, T, *O]`, whose state begins at zero wherever it is
 called. `Recurrent` is another model on the same layers, and so on the same weights, whose state is given and returned.
+It also holds the state before an episode's first step, where that is learned.
 """
 
 import keras
@@ -17,9 +18,13 @@ class Recurrent:
 
     Args:
         model: A model that `check_recurrent` accepts. Its layers are shared, its file stays as it is.
+        learned: Whether the state before an episode's first step is trained, from zero on, or stays zero.
+
+    Attributes:
+        initial: That state where it is learned, `keras.Variable`s `[units]`, which are not the model's; else empty.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, *, learned=False):
         self._slots: list[_Slot] = []
 
         def call(layer, *arguments, **settings):
@@ -34,18 +39,26 @@ class Recurrent:
         states = [state for slot in self._slots for state in tree.flatten(slot.initial)]
         self.shapes = [tuple(state.shape[1:]) for state in states]
         self.dtypes = [keras.backend.standardize_dtype(state.dtype) for state in states]
+        self.initial = [
+            keras.Variable("zeros", shape=shape, dtype="float32", autocast=False, name=f"initial_state_{i}")
+            for i, shape in enumerate(self.shapes if learned else [])
+        ]
+        initial = iter(self.initial)
+        for slot in self._slots:
+            slot.learned = [next(initial) for _ in tree.flatten(slot.initial)] if learned else []
 
     def zeros(self, batch_size):
-        """Returns the state before an episode's first step: a list of `[B, units]`."""
+        """Returns a state of zeros: a list of `[B, units]`."""
         return [ops.zeros((batch_size, *shape), dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
 
     def unroll(self, observations, states, begun=None, *, training=False):
         """Returns the values of a sequence, and the state after it.
 
         Args:
-            observations: `[B, T, *O]`, or a list of the model's inputs.
+            observations: `[B, T, *O]`, or a structure of the model's inputs.
             states: A list of `[B, units]`, the state before the first step.
-            begun: `[B, T]`, 1 where a step is an episode's first, before which the state is zero; None for nowhere.
+            begun: `[B, T]`, 1 where a step is an episode's first, before which the state is zero, or the learned one;
+                None for nowhere.
             training: Whether layers as `Dropout` behave as in training.
 
         Returns:
@@ -54,21 +67,26 @@ class Recurrent:
         states = iter(states)
         for slot in self._slots:
             slot.before, slot.begun = tree.map_structure(lambda _: next(states), slot.initial), begun
-        values = self.model(observations, training=training)
+        inputs = tree.flatten(observations)
+        values = self.model(inputs if len(inputs) > 1 else inputs[0], training=training)
         after = [state for slot in self._slots for state in tree.flatten(slot.after)]
         for slot in self._slots:
             slot.before = slot.after = slot.begun = None  # what belongs to a program must not outlive it
         return values, after
 
     def begin(self, states, begun):
-        """Returns the states (a list of `[E, units]`), zero where an episode begins (`begun`, `[E]` bool)."""
-        return [ops.where(ops.expand_dims(begun, -1), ops.zeros_like(state), state) for state in states]
+        """Returns the states (a list of `[E, units]`), those before a first step where one begins (`begun`, `[E]`
+        bool)."""
+        begun = ops.expand_dims(begun, -1)
+        initial = self.initial or [ops.zeros(shape) for shape in self.shapes]
+        pairs = zip(initial, states, strict=True)
+        return [ops.where(begun, ops.cast(first, state.dtype), state) for first, state in pairs]
 
     def step(self, observations, states):
         """Returns the values of one step, and the state after it.
 
         Args:
-            observations: `[E, *O]`, or a list of the model's inputs.
+            observations: `[E, *O]`, or a structure of the model's inputs.
             states: A list of `[E, units]`, the state before the step.
 
         Returns:
@@ -84,6 +102,7 @@ class _Slot:
 
     def __init__(self, layer):
         self.initial = layer.get_initial_state(batch_size=1)
+        self.learned: list = []  # the variables of the state before an episode's first step, or none
         self.before = self.after = self.begun = None
 
 
@@ -97,7 +116,7 @@ class _Carrying(keras.layers.Layer):
         if type(layer) in NATIVE:  # these may have a faster loop than `RNN`
             self.layer = type(layer).from_config({**layer.get_config(), "return_state": True})
             self.layer.cell = layer.cell
-        self.resetting = keras.layers.RNN(_Resetting(layer.cell), **settings)
+        self.resetting = keras.layers.RNN(_Resetting(layer.cell, slot), **settings)
         self.built = self.layer.built = self.resetting.built = True  # with the cell
         self.slot = slot
 
@@ -111,17 +130,22 @@ class _Carrying(keras.layers.Layer):
 
 
 class _Resetting(keras.layers.Layer):
-    """A cell whose last input is 1 where its state is to be zero before the step."""
+    """A cell whose last input is 1 where an episode begins with the step."""
 
-    def __init__(self, cell):
+    def __init__(self, cell, slot):
         super().__init__(dtype=cell.dtype_policy)
         self.cell = cell
+        self.slot = slot
         self.state_size = cell.state_size
         self.output_size = getattr(cell, "output_size", None)
         self.built = True
 
     def call(self, inputs, states, training=False):
-        goes_on = 1.0 - inputs[..., -1:]
-        states = tree.map_structure(lambda state: goes_on * state, states)
+        begins = inputs[..., -1:]
+        kept = [(1.0 - begins) * state for state in tree.flatten(states)]
+        if self.slot.learned:
+            pairs = zip(kept, self.slot.learned, strict=True)
+            kept = [state + begins * ops.cast(first, state.dtype) for state, first in pairs]
+        states = tree.pack_sequence_as(states, kept)
         settings = {"training": training} if self.cell._call_has_training_arg else {}
         return self.cell(inputs[..., :-1], states, **settings)

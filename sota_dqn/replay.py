@@ -185,12 +185,6 @@ class Replay:
         """
         return self.storage.observe(self.storage.shift(rows, distance))
 
-    def observe_window(self, rows):
-        """Returns the observations of the windows that begin with `rows` (`[B]`): `[B, after + 1, *O]`."""
-        around = self.storage.neighbours(rows, 0, self.after)
-        observations = self.storage.observe(ops.reshape(around, (-1,)))
-        return ops.reshape(observations, (-1, self.after + 1, *observations.shape[1:]))
-
     def update(self, rows, td_error):
         """Hands the TD errors (`[B]`) of drawn `rows` (`[B]`) to the sampler."""
         self.sampler.update(rows, td_error)

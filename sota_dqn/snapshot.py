@@ -21,6 +21,7 @@ def save(trainer, path, *, replay):
         "episodes": trainer.episodes,
         **_spaces(trainer),
         "replay": replay,
+        "clip_rewards": trainer.actor.clip_rewards,
         "huber_delta": _huber_delta(trainer.model.loss),
         **settings(trainer),
     }
@@ -134,6 +135,7 @@ def _variables(trainer, replay):
         "model": trainer.model.variables,
         "optimizer": trainer.learner.optimizer.variables,
         "target": trainer.learner.target_variables,
+        "initial_state": trainer.learner.recurrent.initial if trainer.learner.recurrent else [],
         "replay": trainer.replay.variables if replay else [],
     }
     return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}

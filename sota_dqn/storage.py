@@ -153,6 +153,13 @@ class Storage:
         same = same * ops.cast(stored, "float32")
         return ops.flip(ops.cumprod(ops.flip(same, axis=-1), axis=-1), axis=-1)
 
+    def previous(self, rows):
+        """Returns the actions and rewards before `rows` (`[B]`), and where there are none: three of `[B]`, the last
+        bool, where a row is an episode's first."""
+        begun = self.connected(rows, 1, through_terminations=True)[:, 0] == 0
+        before = self.shift(rows, -1)
+        return backend.read_rows(self.action, before), backend.read_rows(self.reward, before), begun
+
     def observe(self, rows):
         """Returns the observations at `rows` (`[B]`) as the model sees them, frame stacks included: `[B, *O]`."""
         if self.frame_stack is None:

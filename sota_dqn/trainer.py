@@ -12,23 +12,21 @@ import keras
 import numpy as np
 
 from sota_dqn import backend, callbacks, checkpoint, snapshot
-from sota_dqn.actor import Actor, Choice, Frames
-from sota_dqn.actor_pool import ActorPool, as_actors
+from sota_dqn.acting import connect, make_actor, make_pace
+from sota_dqn.actor_pool import as_actors
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive
-from sota_dqn.environments import NUM_ENVS, Environments, episode_seeds, make_evaluation_factory, make_vector
+from sota_dqn.choice import Choice, Frames
+from sota_dqn.environments import episode_seeds, make_evaluation_factory
 from sota_dqn.evaluation import describe, play_episodes, summarize
 from sota_dqn.mixtures import Selection
 from sota_dqn.models import check_model, has_convolutions
-from sota_dqn.pace import Pace
 from sota_dqn.policies import EpsilonGreedy
-from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.replay import Replay
 from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record
 from sota_dqn.samplers import Uniform
 from sota_dqn.schedules import linear
 from sota_dqn.storage import merge_frames
-from sota_dqn.writer import Writer
 
 __all__ = ["Trainer"]
 
@@ -79,28 +77,34 @@ class Trainer(abc.ABC):
         self._make_env = make_evaluation_factory(env, eval_env)
         self._protocol = getattr(env if eval_env is None else eval_env, "protocol", None)
         clip_rewards = isinstance(env, Atari) if clip_rewards is None else clip_rewards
-        self.actor = self._make_actor(env, num_envs, vectorization_mode, preprocess, frame_stack, clip_rewards)
-        self.num_envs = self.actor.num_envs
-        stacked = (
-            self.actor.stacked if frame_stack is None else merge_frames(keras.ops.convert_to_tensor(self.actor.stacked))
+        self.actor = make_actor(
+            self.actors,
+            env=env,
+            num_envs=num_envs,
+            vectorization_mode=vectorization_mode,
+            preprocess=preprocess,
+            frame_stack=frame_stack,
+            clip_rewards=clip_rewards,
+            seed=seed,
         )
+        self.num_envs = self.actor.num_envs
+        stacked = self.actor.stacked if frame_stack is None else merge_frames(self.actor.stacked)
         check_model(model, stacked, int(self.actor.environments.action_space.n))
         names = ("sampling", "acting", "selecting")
         self.random = dict(zip(names, np.random.default_rng(seed).spawn(len(names)), strict=True))
         self.updates_per_call = updates_per_call or self._good_updates_per_call()
         self.frame_stack = frame_stack
         self.learner = self.build()
-        ready = max(
-            batch_size, self.num_envs * (self.replay.after + self.replay.period + 1)
-        )  # by then there are rows to draw
+        # By then there are rows to draw.
+        ready = max(batch_size, self.num_envs * (self.replay.after + self.replay.period + 1))
         self.learning_starts = max(1_000, ready) if learning_starts is None else learning_starts
         if self.learning_starts < ready:
             raise ValueError(
                 f"Argument `learning_starts` must be at least {ready} with {self.num_envs} environments and batches of "
                 f"{batch_size}. Received: learning_starts={learning_starts}"
             )
-        self.pace = self._make_pace()
-        self._connect()
+        self.pace = make_pace(self.actors, updates_per_step, self.updates_per_call, self.learning_starts)
+        connect(self.actor, self.learner, self.policy, self._choice, self.random, pace=self.pace, chunk=self._chunk())
         self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))  # called with epsilon for the step
         self.run = secrets.token_hex(4)  # names it; a run that is resumed keeps its own
         self.steps = self.episodes = self.evaluations = 0
@@ -123,12 +127,11 @@ class Trainer(abc.ABC):
         self.actor.discount = return_to_go
         if not isinstance(self.replay.sampler, Uniform):
             self.actor.first_errors = first_errors and {"after": settings["after"], **first_errors}
-        steps = self._steps_per_call() if self.actors is None else self.actor.steps_between_draws
         self.replay.build(
             self.num_envs,
             observation_shape=self.actor.preprocess.shape,
             observation_dtype=self.actor.preprocess.dtype,
-            chunk=2 * (steps + 1),  # a step writes two rows where an episode ends
+            chunk=2 * (self._chunk() + 1),  # a step writes two rows where an episode ends
             frame_stack=self.frame_stack,
             padding=self.actor.frames.padding,
             return_to_go=return_to_go is not None,
@@ -207,7 +210,7 @@ class Trainer(abc.ABC):
         seeds = episode_seeds([self.seed, 2**32 - 1, self.evaluations] if seed is None else [seed], episodes)
         self._evaluated.random = np.random.default_rng(seeds)
         returns, lengths = play_episodes(
-            lambda observations, begun: self._evaluated(observations, epsilon, begun=begun),
+            lambda observations, **told: self._evaluated(observations, epsilon, **told),
             self._make_env,
             self.actor.preprocess,
             Frames(self.frame_stack, self.actor.frames.padding),
@@ -324,45 +327,6 @@ class Trainer(abc.ABC):
             batches.learned(number, learned)
         return due
 
-    def _make_actor(self, env, num_envs, mode, preprocess, frame_stack, clip_rewards):
-        """Returns the `Actor`, started, or the `ActorPool` in its place."""
-        frames = Frames(frame_stack, "reset")
-        if self.actors is not None:
-            return ActorPool(
-                self.actors,
-                env=env,
-                num_envs=num_envs or NUM_ENVS,
-                vectorization_mode=mode,
-                preprocess=preprocess,
-                frames=frames,
-                clip_rewards=clip_rewards,
-                seed=self.seed,
-            )
-        environments = Environments(make_vector(env, num_envs=num_envs, mode=mode), seed=self.seed)
-        preprocess = Preprocessing(preprocess, environments.observation_space)
-        actor = Actor(environments, preprocess, frames=frames, discount=None, clip_rewards=clip_rewards)
-        actor.start()
-        return actor
-
-    def _make_pace(self):
-        """Returns the `Pace`: exactly `updates_per_step`, or what the actor processes are allowed."""
-        bounds = (1 / self.updates_per_step, math.inf)
-        if self.actors is not None:
-            bounds = self.actors.bounds(self.updates_per_step)
-        return Pace(*bounds, updates_per_call=self.updates_per_call, origin=(self.learning_starts, 0))
-
-    def _connect(self):
-        """Tells the actor, or the pool, where rows go and how actions are chosen."""
-        writer, policy = Writer(self.learner), self.policy
-        if self.actors is not None:
-            self.actor.connect(self.learner, writer, policy, random=self.random, pace=self.pace)
-            return
-        selection = policy if isinstance(policy, Selection) else None
-        if selection:
-            selection.start(self.num_envs, self.random["selecting"])
-        choice = self._choice(policy, self.random["acting"])
-        self.actor.connect(writer, choice, selection=selection, steps_per_chunk=self._steps_per_call())
-
     def _good_updates_per_call(self):
         """Returns K: what a step of all environments is worth, or a few such steps; with convolutions on a CPU less.
 
@@ -374,17 +338,22 @@ class Trainer(abc.ABC):
             return 1
         return max(1, round(worth * math.ceil(LEAST_UPDATES_PER_CALL / worth)))
 
-    def _steps_per_call(self):
+    def _chunk(self):
+        """Returns the steps of every environment that may be written between two calls."""
+        if self.actors is not None:
+            return self.actor.steps_between_draws
         return max(1, math.ceil(self.updates_per_call / (self.num_envs * self.updates_per_step)))
 
     def _choice(self, policy, random=None):
-        """Returns a compiled policy that draws from `random`."""
+        """Returns a compiled policy that draws from `random`, with the learner's state where that is learned."""
         return Choice(
             self.model,
             policy,
             random=random,
             convolutions=has_convolutions(self.model),
             stacked=self.frame_stack is not None,
+            recurrent=self.learner.recurrent,
+            clip_rewards=self.actor.clip_rewards,
         )
 
     def _epsilon(self):

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from sota_dqn.actor import Actor, Choice, Frames
+from sota_dqn.actor import Actor
+from sota_dqn.choice import Choice, Frames
 from sota_dqn.environments import Environments, make_vector
 from sota_dqn.mixtures import Selection
 from sota_dqn.models import has_convolutions, layers_of
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.priorities import FirstErrors
+from sota_dqn.recurrent import Recurrent
 from sota_dqn.types import Steps
 
 __all__ = ["Chunk", "Specification", "Worker", "pack_model"]
@@ -23,6 +25,7 @@ class Specification(NamedTuple):
     """All that a worker is made from."""
 
     model: tuple  # of `pack_model`
+    initial_state: list | None  # of a recurrent model, where it is learned; empty where it is zero
     env: Any
     num_envs: int  # E, of this worker
     vectorization_mode: str | None
@@ -37,7 +40,7 @@ class Specification(NamedTuple):
     seed: int
     first_stream: int
     num_streams: int  # of all workers
-    count: list  # rows that each stream has produced
+    counts: list  # rows that each stream has produced
     episodes: list  # and episodes that have begun
     step: int  # environment steps so far, over all workers
     updates: int  # that made the weights
@@ -72,6 +75,11 @@ class Worker:
 
     def __init__(self, specification):
         self.model = unpack_model(*specification.model)
+        initial = specification.initial_state
+        self.recurrent = None if initial is None else Recurrent(self.model, learned=bool(initial))
+        self.variables = [*self.model.variables, *(self.recurrent.initial if self.recurrent else [])]
+        for variable, values in zip(self.variables[len(self.model.variables) :], initial or [], strict=True):
+            variable.assign(values)
         self.num_envs = specification.num_envs
         self.share = specification.num_streams // specification.num_envs
         self.step = specification.step
@@ -87,7 +95,7 @@ class Worker:
             discount=specification.return_to_go,
             clip_rewards=specification.clip_rewards,
         )
-        self.actor.count[:] = specification.count
+        self.actor.count[:] = specification.counts
         self.actor.start()
         self._connect(specification)
         self._rows: tuple = ()
@@ -108,6 +116,8 @@ class Worker:
             random=specification.acting,
             convolutions=has_convolutions(self.model),
             stacked=specification.frame_stack is not None,
+            recurrent=self.recurrent,
+            clip_rewards=specification.clip_rewards,
         )
         errors = specification.first_errors
         self.actor.connect(
@@ -122,10 +132,10 @@ class Worker:
         """Takes over weights.
 
         Args:
-            weights: The values of `model.variables`, in their order.
+            weights: The values of `variables`, in their order.
             updates: The number of updates that made them.
         """
-        for variable, values in zip(self.model.variables, weights, strict=True):
+        for variable, values in zip(self.variables, weights, strict=True):
             variable.assign(values)
         self.updates = updates
 
@@ -153,9 +163,14 @@ class Worker:
             self._error = error
         self.actor.flush()
         returns, self._returns = self._returns, []
+        streams, times, steps, states, td_error = self._rows
         return Chunk(
-            *self._rows,
-            count=self.actor.count.tolist(),
+            streams=streams,
+            times=times,
+            steps=steps,
+            states=states,
+            td_error=td_error,
+            counts=self.actor.count.tolist(),
             episodes=episodes,
             begun=self.actor.environments.episodes.tolist(),
             returns=returns,

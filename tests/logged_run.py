@@ -6,7 +6,8 @@ import numpy as np
 from keras import ops
 
 from sota_dqn import backend, returns, samplers
-from sota_dqn.actor import Actor, Frames
+from sota_dqn.actor import Actor
+from sota_dqn.choice import Frames
 from sota_dqn.environments import Environments
 from sota_dqn.learner import Learner
 from sota_dqn.preprocessing import Preprocessing

@@ -61,7 +61,7 @@ def state_of(trainer):
     trainer.actor.flush()
     actor, learner = trainer.actor, trainer.learner
     groups = {
-        "model": trainer.model.variables,
+        "model": learner.model_variables,
         "optimizer": learner.optimizer.variables,
         "target": learner.target_variables,
         "replay": trainer.replay.variables,

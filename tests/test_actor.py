@@ -10,7 +10,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from keras import ops
 
 from sota_dqn import policies
-from sota_dqn.actor import Actor, Choice, Frames
+from sota_dqn.actor import Actor
+from sota_dqn.choice import Choice, Frames
 from sota_dqn.environments import Environments
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.storage import Storage

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sota_dqn.actor import Frames
+from sota_dqn.choice import Frames
 from sota_dqn.evaluation import MOST_ENVIRONMENTS, play_episodes, summarize
 from sota_dqn.preprocessing import Preprocessing
 
@@ -11,7 +11,7 @@ from sota_dqn.preprocessing import Preprocessing
 def play(seeds, *, make=counting.Counting, choose=None, stack=None, **settings):
     """Plays with the action `identity % 3`, whatever the step."""
     preprocess = Preprocessing(None, make().observation_space)
-    choose = choose or (lambda observations, begun: observations[:, 0].astype(int) % 3)
+    choose = choose or (lambda observations, **told: observations[:, 0].astype(int) % 3)
     return play_episodes(choose, make, preprocess, Frames(stack, "reset"), seeds=seeds, **settings)
 
 
@@ -52,7 +52,7 @@ def test_an_episode_may_be_left():
 def test_stacks_do_not_run_into_the_next_episode():
     met = []
 
-    def choose(stacks, begun):  # [N, 3, 2]
+    def choose(stacks, **told):  # [N, 3, 2]
         met.extend(stacks.tolist())
         return np.zeros(len(stacks), int)
 
@@ -90,7 +90,7 @@ class Careless(counting.Counting):
 def test_observations_are_of_the_spaces_kind():
     met = []
 
-    def choose(observations, begun):
+    def choose(observations, **told):
         assert observations.dtype == "float32"
         met.extend(observations[:, 0].tolist())
         return np.zeros(len(observations), int)
@@ -106,7 +106,7 @@ def test_environments_are_closed_whatever_happens():
         def close(self):
             closed.append(1)
 
-    def fail(observations, begun):
+    def fail(observations, **told):
         raise KeyError
 
     play([1, 2], make=Closing)

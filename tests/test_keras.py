@@ -10,7 +10,7 @@ from keras import ops
 from learners import CAPACITY, linear_model, make_learner, one_row, random_rows
 
 from sota_dqn import DQNTrainer, Replay, callbacks, layers, losses, policies
-from sota_dqn.actor import Choice
+from sota_dqn.choice import Choice
 
 LOG_NAMES = {
     "episode_return", "episode_length", "episodes", "steps", "updates", "loss", "q", "td_error", "epsilon",

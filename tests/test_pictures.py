@@ -12,7 +12,8 @@ from gymnasium.vector.utils import batch_space
 from logged_run import DISCOUNT, make_learner
 
 from sota_dqn import Replay, backend, preprocessing, returns
-from sota_dqn.actor import Actor, Frames
+from sota_dqn.actor import Actor
+from sota_dqn.choice import Frames
 from sota_dqn.environments import Environments
 from sota_dqn.writer import Writer
 

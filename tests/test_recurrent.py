@@ -138,6 +138,57 @@ def test_episodes_that_begin_inside_a_sequence(name, random):
         close(one, other)
 
 
+@pytest.mark.parametrize("name", ["lstm", "stacked cells", "two branches"])
+def test_episodes_begin_with_the_learned_state(name, random):
+    model, observations = make(name, random)
+    recurrent = Recurrent(model, learned=True)
+    states = [random.normal(size=(BATCH, *shape)).astype("float32") for shape in recurrent.shapes]
+    for variable, before in zip(recurrent.initial, recurrent.begin(states, np.ones(BATCH, bool)), strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(before), 0)  # before anything is learned
+        variable.assign(random.normal(size=variable.shape))
+    begun = np.zeros((BATCH, TIME), "uint8")
+    begun[0, [0, 4]] = begun[2, 2] = 1
+    values, after = recurrent.unroll(observations, states, begun)
+    for time in range(TIME):
+        before = recurrent.begin(states, begun[:, time].astype(bool))
+        for found, variable in zip(before, recurrent.initial, strict=True):
+            for stream in np.flatnonzero(begun[:, time]):
+                close(found[stream], variable)
+        expected, states = recurrent.step(observations[:, time], before)
+        close(values[:, time], expected)
+    for one, other in zip(states, after, strict=True):
+        close(one, other)
+
+
+def test_the_gradient_of_the_learned_state(random):
+    """Against differences, where episodes begin; none where no episode does."""
+    model, observations = make("lstm", random)
+    recurrent = Recurrent(model, learned=True)
+    for variable in recurrent.initial:
+        variable.assign(random.normal(size=variable.shape))
+    program = backend.Program(model.variables, recurrent.initial, backend.plan(convolutions=False))
+    states = recurrent.zeros(BATCH)
+
+    def loss(begun):
+        values, _ = recurrent.unroll(observations, states, begun)
+        return ops.sum(values * values), ops.zeros(())
+
+    gradient = program.compile(lambda begun: program.value_and_grad(lambda: loss(begun), recurrent.initial)[1])
+    begun = np.zeros((BATCH, TIME), "uint8")
+    for found in gradient(begun):
+        np.testing.assert_array_equal(ops.convert_to_numpy(found), 0)
+    begun[0, [0, 4]] = begun[2, 2] = 1
+    for variable, found in zip(recurrent.initial, gradient(begun), strict=True):
+        values = ops.convert_to_numpy(variable)
+        for i in range(len(values)):
+            losses = []
+            for sign in (-1, 1):
+                variable.assign(values + sign * 1e-2 * np.eye(len(values))[i])
+                losses.append(float(ops.convert_to_numpy(loss(begun)[0])))
+            variable.assign(values)
+            assert float(found[i]) == pytest.approx((losses[1] - losses[0]) / 2e-2, rel=1e-2, abs=1e-3)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_weights_are_the_users_own(name, random, tmp_path):
     model, observations = make(name, random)

@@ -8,9 +8,11 @@ import reference
 from gymnasium import spaces
 from keras import layers, ops
 from runs import assert_same, make
+from test_dqn import returns_to_go
 
 from sota_dqn import DQNInference, DQNTrainer, Replay, Sequences, policies, returns, samplers
 from sota_dqn.recurrent import Recurrent
+from sota_dqn.types import Steps
 
 LENGTH, BURN_IN, N, DISCOUNT = 4, 2, 2, 0.9
 
@@ -85,24 +87,33 @@ def test_stored_states_are_those_of_the_unrolled_model():
 
 def expected_update(trainer, places, weights, initial):
     """Returns loss and errors `[B, L]`, computed sequence by sequence and step by step from the stored rows."""
-    rows, learner, model = rows_of(trainer), trainer.learner, trainer.model
-    recurrent = Recurrent(model)
+    rows, learner = rows_of(trainer), trainer.learner
+    recurrent, bounds, rescaling = learner.recurrent, trainer.bounds, trainer.rescaling
+    squash, unsquash = (
+        (lambda x: reference.squash(x, rescaling.epsilon), lambda x: reference.unsquash(x, rescaling.epsilon))
+        if rescaling
+        else (lambda x: x, lambda x: x)
+    )
+    to_go = returns_to_go(Steps(**rows), DISCOUNT)
+    reach = max(N, bounds.horizons + 1 if bounds else 0)
     streams, starts = np.divmod(places, rows["valid"].shape[1])
-    online, judged = [variable.value for variable in model.variables], [v.value for v in learner.target_variables]
-    errors, losses, counted = np.zeros((2, len(places), LENGTH)), 0.0, 0
-    errors = errors[0]
+    online, judged = (
+        [variable.value for variable in group] for group in (learner.model_variables, learner.target_variables)
+    )
+    errors, losses, counted = np.zeros((len(places), LENGTH)), 0.0, 0
     for i, (stream, start) in enumerate(zip(streams, starts, strict=True)):
         window = {
-            name: np.concatenate([field[stream], field[stream]])[start:][: BURN_IN + LENGTH + N]
+            name: np.concatenate([field[stream], field[stream]])[start:][: BURN_IN + LENGTH + reach]
             for name, field in rows.items()
         }
+        first = bool(recurrent.initial) and (start == 0 or rows["valid"][stream, start - 1] == 0)
 
-        def values(weights_of, window=window, i=i):
-            mapping = list(zip(model.variables, weights_of, strict=True))
+        def values(weights_of, window=window, i=i, first=first):
+            mapping = list(zip(learner.model_variables, weights_of, strict=True))
             with keras.StatelessScope(mapping):
                 states, found = [state[i : i + 1] for state in initial], []
                 for time, seen in enumerate(window["observation"]):
-                    begun = np.array([time > 0 and window["valid"][time - 1] == 0])
+                    begun = np.array([window["valid"][time - 1] == 0 if time else first])
                     one, states = recurrent.step(seen[None], recurrent.begin(states, begun))
                     found.append(numpy(one)[0])
             return np.array(found, "float64")
@@ -112,33 +123,54 @@ def expected_update(trainer, places, weights, initial):
             time = BURN_IN + step
             if not window["valid"][time]:
                 continue
-            parts = (window[name][time:] for name in ("reward", "terminated", "valid"))
+            parts = [window[name][time:] for name in ("reward", "terminated", "valid")]
             gained, factor, taken = reference.n_step(*parts, N, DISCOUNT)
-            y = gained + factor * reference.double(q[time + taken], target[time + taken])
-            errors[i, step] = y - q[time][window["action"][time]]
-            losses += weights[i] * errors[i, step] ** 2
+            y = squash(gained + factor * unsquash(reference.double(q[time + taken], target[time + taken])))
+            value = q[time][window["action"][time]]
+            errors[i, step] = y - value
+            loss = errors[i, step] ** 2
+            if bounds:
+                best = [unsquash(max(one)) for one in target[time:]]
+                known = to_go[stream, start + time] if bounds.return_to_go else -np.inf
+                lower = squash(reference.lower_bound(*parts, best, bounds.horizons, DISCOUNT, known))
+                loss = reference.lower_bound_penalty(value, y, lower, np.inf, 4.0, lambda y, q: (y - q) ** 2)
+            losses += weights[i] * loss
             counted += 1
     return losses / counted, errors, counted
 
 
-@pytest.mark.parametrize("initial", ["stored", "zero"])
-def test_an_update_agrees_with_one_step_by_step(initial):
+@pytest.mark.parametrize(
+    ("initial", "settings"),
+    [
+        ("stored", {}),
+        ("zero", {}),
+        ("learned", {}),
+        ("stored", {"bounds": returns.Bounds(3, return_to_go=True)}),
+        ("learned", {"bounds": returns.Bounds(1), "rescaling": returns.Rescaling()}),
+    ],
+    ids=["stored", "zero", "learned", "bounds", "rescaled bounds"],
+)
+def test_an_update_agrees_with_one_step_by_step(initial, settings, random):
     sequences = Sequences(LENGTH, burn_in=BURN_IN, period=3, initial_state=initial, eta=0.7)
     sampler = samplers.Prioritized(1.0, 0.5, epsilon=0.1)
-    trainer = build(sequences=sequences, replay=Replay(240, sampler=sampler), updates_per_call=1, target_update=3)
+    trainer = build(
+        sequences=sequences, replay=Replay(240, sampler=sampler), updates_per_call=1, target_update=3, **settings
+    )
+    learner, storage = trainer.learner, trainer.replay.storage
+    for variable in learner.recurrent.initial:
+        variable.assign(random.normal(size=variable.shape))
     trainer.train(200, verbose=0)
     trainer.actor.flush()
-    learner, storage = trainer.learner, trainer.replay.storage
     random_state = learner.random.bit_generator.state
     uniform = learner.random.random((1, 8), dtype="float32")[0]
     learner.random.bit_generator.state = random_state
     sample = trainer.replay.sample(ops.convert_to_tensor(uniform), np.float32(trainer.steps))
     places, weights = numpy(sample.rows), numpy(sample.weights)
-    assert (places % 3 == 0).all()
-    if initial == "stored":
-        states = [numpy(state) for state in storage.read_states(places)]
-    else:
+    assert (places % 3 == 0).all() and max(trainer.actor.count) <= storage.rows_per_stream  # nothing is overwritten
+    if initial == "zero":
         states = [np.zeros((8, 3), "float32")] * 2
+    else:
+        states = [numpy(state) for state in storage.read_states(places)]
     loss, errors, counted = expected_update(trainer, places, weights, states)
     before = numpy(sampler.tree.read(np.arange(240, dtype="int32")))
     metrics = learner.learn(trainer.steps)
@@ -153,6 +185,56 @@ def test_an_update_agrees_with_one_step_by_step(initial):
     np.testing.assert_array_equal(after[others], before[others])
 
 
+def test_the_learned_state_is_trained_where_episodes_begin():
+    """Not where they begin in the burn-in, through which no gradient passes, nor where none begins."""
+    trainer = build(sequences=Sequences(LENGTH, burn_in=BURN_IN, period=3, initial_state="learned"))
+    learner = trainer.learner
+    assert len(learner.trainable_variables) == len(trainer.model.trainable_variables) + 2
+    observations = np.random.default_rng(0).normal(size=(1, BURN_IN + LENGTH + N, 4)).astype("float32")
+
+    def gradient(begun):
+        def loss():
+            values = learner.unroll(observations, learner.recurrent.zeros(1), begun)
+            return ops.sum(values[:, :LENGTH] ** 2), ops.zeros(())
+
+        return learner.program.value_and_grad(loss, learner.recurrent.initial)[1]
+
+    compiled = learner.program.compile(gradient)
+    for time in range(BURN_IN + LENGTH + N):
+        begun = np.zeros((1, BURN_IN + LENGTH + N), "uint8")
+        begun[0, time] = 1
+        for found in compiled(begun):
+            assert numpy(found).any() == (BURN_IN <= time < BURN_IN + LENGTH)
+
+
+def test_a_learned_state_is_one_for_all(tmp_path, random):
+    """Acting, evaluation and the checkpoint share it; a `.keras` file begins with zeros."""
+    model = network()
+    model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    sequences = Sequences(LENGTH, burn_in=0, period=2, initial_state="learned")
+    trainer = build(model=model, sequences=sequences, replay=Replay(400))
+    initial = trainer.learner.recurrent.initial
+    trainer.train(200, verbose=0)
+    assert all(abs(numpy(variable)).max() > 1e-3 for variable in initial)
+    assert trainer.learner.optimizer is model.optimizer
+    for variable in initial:
+        variable.assign(3 * random.normal(size=variable.shape))
+    expected = trainer.evaluate(4, seed=1)["returns"]
+    trainer.save(tmp_path)
+    assert DQNInference(tmp_path).evaluate(4, seed=1)["returns"] == expected
+    trainer.actor.begun = np.ones(4, bool)
+    trainer.actor.choose(0)
+    for before, variable in zip(trainer.actor.choice.before, initial, strict=True):
+        np.testing.assert_array_equal(numpy(before), np.tile(numpy(variable), (4, 1)))
+    trainer.model.save(tmp_path / "model.keras")
+    agent = DQNInference(tmp_path / "model.keras", env="CartPole-v1")
+    for variable in initial:
+        variable.assign(np.zeros(variable.shape))
+    found = agent.evaluate(4, seed=1)["returns"]
+    assert found == trainer.evaluate(4, seed=1)["returns"] != expected
+
+
 def test_burn_in_carries_no_gradient():
     trainer = build()
     trainer.train(120, verbose=0)
@@ -162,26 +244,26 @@ def test_burn_in_carries_no_gradient():
         trainer.replay.storage.neighbours(ops.convert_to_tensor(rows), 0, trainer.replay.after)
     )
 
+    begun = ops.concatenate([ops.zeros_like(window.valid[:, :1]), 1 - window.valid[:, :-1]], axis=1)
+
     def gradient(constant):
         """The gradient of the trained steps' values; `constant` state after the burn-in, or as the learner has it."""
 
         def run(rows):
-            observations = trainer.replay.observe_window(rows)
+            observations = learner.observe_window(rows)
 
             def loss():
                 if constant:
-                    begun = ops.concatenate([ops.zeros_like(window.valid[:, :1]), 1 - window.valid[:, :-1]], axis=1)
                     values, _ = learner.recurrent.unroll(observations[:, BURN_IN:], states, begun[:, BURN_IN:])
                 else:
-                    values = learner.unroll(observations, learner.states(rows), window.valid)
+                    values = learner.unroll(observations, learner.states(rows), begun)
                 return ops.sum(ops.cast(values, "float32") ** 2), ops.zeros(())
 
             return learner.program.value_and_grad(loss, trainer.model.trainable_variables)[1]
 
         return [numpy(one) for one in learner.program.compile(run)(rows)]
 
-    observations = trainer.replay.observe_window(ops.convert_to_tensor(rows))
-    begun = ops.concatenate([ops.zeros_like(window.valid[:, :1]), 1 - window.valid[:, :-1]], axis=1)
+    observations = learner.observe_window(ops.convert_to_tensor(rows))
     states = trainer.replay.storage.read_states(rows)
     _, states = learner.recurrent.unroll(observations[:, :BURN_IN], states, begun[:, :BURN_IN])
     states = [numpy(state) for state in states]
@@ -194,10 +276,11 @@ def test_burn_in_carries_no_gradient():
     [
         {},
         {"frame_stack": 2, "model": lambda: stacked()},
+        {"sequences": Sequences(3, burn_in=1, period=2, initial_state="learned"), "bounds": returns.Bounds(2)},
         {"rescaling": returns.Rescaling(), "sequences": Sequences(3, burn_in=0, period=1, initial_state="zero")},
         {"policy": lambda: policies.Mixture({"a": policies.Greedy(), "b": policies.Random()})},
     ],
-    ids=["stored", "frames", "zero", "mixture"],
+    ids=["stored", "frames", "learned", "zero", "mixture"],
 )
 def test_saved_and_loaded(settings, tmp_path):
     made = {name: value() if name in ("model", "policy") else value for name, value in settings.items()}
@@ -272,7 +355,7 @@ def test_a_cue_is_remembered(tmp_path):
         ({"length": 0}, ValueError, "`length` must be at least 1. Received: length=0"),
         ({"burn_in": -1}, ValueError, "`burn_in` must be an integer of at least 0. Received: burn_in=-1"),
         ({"period": 0}, ValueError, "`period` must be at least 1. Received: period=0"),
-        ({"initial_state": "random"}, ValueError, '`initial_state` must be "stored" or "zero". Received: '),
+        ({"initial_state": "random"}, ValueError, '`initial_state` must be "stored", "learned" or "zero". Received: '),
         ({"eta": 1.5}, ValueError, r"`eta` must be in \[0, 1\]. Received: eta=1.5"),
     ],
 )
@@ -287,8 +370,8 @@ def test_what_does_not_fit_together():
     flat = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="`sequences` is for recurrent models. The model has no recurrent layer."):
         build(model=flat)
-    with pytest.raises(ValueError, match="`bounds` is not available for recurrent models"):
-        build(bounds=returns.Bounds())
+    with pytest.raises(ValueError, match="`bounds` must be without upper bounds .* Received: upper=True"):
+        build(bounds=returns.Bounds(upper=True))
     no_time = keras.Sequential([keras.Input((4,)), layers.Reshape((1, 4)), layers.LSTM(3, return_sequences=True)])
     with pytest.raises(ValueError, match=r"must map \[B, T, ...\] to \[B, T, A\] with T left open"):
         build(model=no_time)

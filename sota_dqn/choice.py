@@ -1,0 +1,116 @@
+"""From observations to actions: frame stacks, then the model and the policy in one compiled program."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from sota_dqn import backend
+from sota_dqn.models import is_recurrent, model_inputs, previous_inputs
+from sota_dqn.recurrent import Recurrent
+from sota_dqn.storage import merge_frames
+
+__all__ = ["Choice", "Frames"]
+
+
+class Choice:
+    """The compiled way from observations to actions: model, then policy.
+
+    Args:
+        model: A Keras model, `[B, *O]` to `[B, A]`.
+        policy: A function `(values [B, A], uniform [B], step []) -> [B]` int32, or a `Selection` of such.
+        random: The `numpy.random.Generator` that draws the uniform numbers.
+        convolutions: Whether the model convolves.
+        stacked: Whether observations come as `[B, k, *O]` stacks of frames.
+        recurrent: The `Recurrent` of a recurrent model; None makes one, with which episodes begin at zero.
+        clip_rewards: Whether a model that sees the reward before sees it clipped to [-1, 1].
+    """
+
+    def __init__(self, model, policy, *, random, convolutions, stacked, recurrent=None, clip_rewards=False):
+        self.random = random
+        self.clip_rewards = clip_rewards
+        self.recurrent = Recurrent(model) if recurrent is None and is_recurrent(model) else recurrent
+        self.previous = bool(previous_inputs(model))
+        self.values: Any = None  # `[B, A]`, of the last step, still on the device
+        self.actions: Any = None  # the last ones, `[B]` int32
+        self.before: list = []  # the states of a recurrent model before the last step, `[B, units]` each
+        self.after: list = []  # and after it
+
+        def choose(observations, uniform, step, which, begun, states, last):
+            if stacked:
+                observations = merge_frames(observations)
+            if self.previous:
+                observations = model_inputs(model, observations, action=last[0], reward=last[1], begun=begun)
+            before = after = []
+            if self.recurrent is None:
+                values = model(observations, training=False)
+            else:
+                before = self.recurrent.begin(states, begun)
+                values, after = self.recurrent.step(observations, before)
+            values = ops.cast(values, "float32")  # whatever it computes in
+            if isinstance(which, tuple):
+                return ops.cast(policy(values, uniform, step), "int32"), values, before, after
+            actions = ops.stack([ops.cast(part(values, uniform, step), "int32") for part in policy.parts])
+            return ops.take_along_axis(actions, which[None], axis=0)[0], values, before, after
+
+        variables = [*model.variables, *(self.recurrent.initial if self.recurrent else [])]
+        program = backend.Program(variables, [], backend.plan(convolutions=convolutions))
+        self._choose = program.compile(choose)
+
+    @property
+    def remembers(self):
+        """Whether the actions depend on earlier calls, which are then to be told of `begun` and `rewards`."""
+        return self.recurrent is not None or self.previous
+
+    def __call__(self, observations, step, *, begun=None, rewards=None, which=()):
+        """Returns actions, `[B]` int32, still on the device.
+
+        Args:
+            observations: `[B, ...]`, what the model sees.
+            step: The environment step, for schedules.
+            begun: `[B]` bool, where an episode begins. What `remembers` needs it, and takes the calls for the steps of
+                B streams.
+            rewards: `[B]`, what the last actions brought, where the model sees it.
+            which: `[B]` int32, which part of a `Selection` acts; empty for other policies.
+        """
+        uniform = self.random.random(len(observations), dtype="float32")
+        size = len(observations)
+        if self.recurrent is not None and (not self.after or len(self.after[0]) != size):
+            self.after = [ops.convert_to_numpy(state) for state in self.recurrent.zeros(size)]
+        last = self._last(size, rewards) if self.previous else ()
+        told = begun if self.remembers else ()
+        made = self._choose(observations, uniform, np.float32(step), which, told, self.after, last)
+        self.actions, self.values, self.before, self.after = made
+        return self.actions
+
+    def _last(self, size, rewards):
+        """Returns the last actions and what they brought, `[B]` each; zeros where there are none."""
+        actions = np.zeros(size, "int32") if self.actions is None or len(self.actions) != size else self.actions
+        rewards = np.zeros(size, "float32") if rewards is None else np.asarray(rewards, "float32")
+        return actions, np.clip(rewards, -1.0, 1.0) if self.clip_rewards else rewards
+
+
+class Frames:
+    """The last k frames of each stream, `[E, k, *O]`, oldest first; without a stack, the frames as they are.
+
+    Args:
+        frame_stack: k, or None.
+        padding: What stands before an episode's first frame: `"reset"` repeats it, `"zero"` is zeros.
+    """
+
+    def __init__(self, frame_stack, padding):
+        self.frame_stack = frame_stack
+        self.padding = padding
+        self.stack = None
+
+    def __call__(self, observation, begun):
+        """Returns what to act on after `observation` (`[E, *O]`); where `begun` (`[E]`), it is an episode's first."""
+        if self.frame_stack is None:
+            return observation
+        if self.stack is None:
+            self.stack = np.zeros((len(observation), self.frame_stack, *observation.shape[1:]), observation.dtype)
+        self.stack[:, :-1] = self.stack[:, 1:]
+        self.stack[:, -1] = observation
+        if begun.any():
+            self.stack[begun, :-1] = observation[begun, None] if self.padding == "reset" else 0
+        return self.stack.copy()  # the device may still be reading the last one
