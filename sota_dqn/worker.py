@@ -57,7 +57,7 @@ class Chunk(NamedTuple):
     steps: Steps  # [M, ...]
     states: list  # [M, units] each
     td_error: Any  # [M] float32 for first priorities, or ()
-    count: list  # [E] rows that each stream has produced
+    counts: list  # [E] rows that each stream has produced
     episodes: list  # `Episode`s that ended
     begun: list  # [E] episodes that have begun
     returns: list  # (stream, times, returns) of episodes that terminated, where they are stored
