@@ -181,7 +181,7 @@ class DQNTrainer(Trainer):
             first_errors=self._first_errors(burn_in=sequences.burn_in, length=sequences.length, eta=sequences.eta),
         )
         optimizer = self.model.optimizer
-        if learned and optimizer.built:  # for the model's variables alone
+        if learned and optimizer.built:  # for the model's variables alone, and it cannot take up more
             self.model.optimizer = type(optimizer).from_config(optimizer.get_config())
         settings |= {"recurrent": recurrent, "sequences": sequences}
         return SequenceLearner(self.model, self.model.optimizer, self.replay, **settings)

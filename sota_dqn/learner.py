@@ -117,11 +117,11 @@ class Learner(abc.ABC):
     def observe(self, rows, distance=0):
         """Returns what the model sees `distance` rows after `rows` (`[B]`): the observations, `[B, *O]`, or with them
         what it asks for of the rows before those."""
-        rows = self.replay.storage.shift(rows, distance)
-        observations = self.replay.observe(rows)
+        observations = self.replay.observe(rows, distance)
         if not previous_inputs(self.model):
             return observations
-        action, reward, begun = self.replay.storage.previous(rows)
+        storage = self.replay.storage
+        action, reward, begun = storage.previous(storage.shift(rows, distance))
         return model_inputs(self.model, observations, action=action, reward=reward, begun=begun)
 
     def values(self, observations, *, training=False):
