@@ -134,7 +134,7 @@ def write(records, folder):
     plot(records, folder / f"{NAME}.png")
     cores = ", ".join(sorted({str(len(record["cores"])) for record in records}))
     parts = [
-        f"An evaluation is {EPISODES} greedy episodes, every 2,000 steps of the T-maze and every 4,000 of CartPole. A "
+        f"An evaluation is {EPISODES} greedy episodes, every 1,000 steps of the T-maze and every 4,000 of CartPole. A "
         "run stops when two in a row (CartPole: one) reach the aim of the LSTM. The final return is that of the model "
         "then, or at the cap, over 100 episodes that no evaluation played. Without memory the aim is an upper limit: "
         "for the T-maze on the final return, for CartPole on every evaluation. Seconds are those of the whole process, "

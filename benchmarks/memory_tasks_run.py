@@ -18,7 +18,7 @@ from examples.memory.agents import MEMORIES, THRESHOLD, build_model, settings
 from examples.memory.tmaze import TMaze
 from sota_dqn import DQNTrainer, callbacks
 
-EVALUATE_EVERY = {"tmaze": 2_000, "cartpole": 4_000}  # environment steps
+EVALUATE_EVERY = {"tmaze": 1_000, "cartpole": 4_000}  # environment steps
 FINAL_EPISODES = 100  # of the model at the end
 FINAL_SEED = 1_000_000  # of those, plus the run's: no evaluation during training plays them
 CONSECUTIVE = {"tmaze": 2, "cartpole": 1}  # evaluations at the threshold, after which a run stops

@@ -53,4 +53,5 @@ def settings(task, memory, *, corridor=10):
         "discount": {"tmaze": 0.98, "cartpole": 0.99}[task],
         "batch_size": 32,
         "updates_per_step": 0.25,
+        "report_every": {"tmaze": 1_000, "cartpole": 2_000}[task],
     }

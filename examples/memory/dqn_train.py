@@ -56,7 +56,10 @@ def main():
         trainer = DQNTrainer(env, model, seed=options.seed, **changed)
 
     evaluation = callbacks.Evaluation(
-        min(2_000, options.steps), best_model=run / "best.keras", stop_at=THRESHOLD[options.task], consecutive=2
+        min(trainer.report_every, options.steps),
+        best_model=run / "best.keras",
+        stop_at=THRESHOLD[options.task],
+        consecutive=2,
     )
     curve = callbacks.LearningCurve(run / "learning-curve.png")
     log = callbacks.RunLog(run)  # for python -m sota_dqn.plot
