@@ -31,13 +31,9 @@ class TMaze(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
 
     def __init__(self, corridor=10, *, max_steps=None, render_mode=None):
-        for name, value, least in (("corridor", corridor, 1), ("max_steps", max_steps, corridor + 1)):
-            if name == "max_steps" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"Argument `{name}` must be an integer of at least {least}. Received: {name}={value!r}"
-                )
+        _check_count("corridor", corridor, least=1)
+        if max_steps is not None:
+            _check_count("max_steps", max_steps, least=corridor + 1)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(
                 f'Argument `render_mode` must be "rgb_array" or None. Received: render_mode={render_mode!r}'
@@ -75,9 +71,9 @@ class TMaze(gymnasium.Env):
         return self._observe(), reward, self.arm is not None, truncated, {}
 
     def render(self):
-        """Returns the picture, uint8 `[H, W, 3]`: the maze, the right arm green and the wrong one red.
+        """Returns the picture, uint8 `[H, W, 3]`: the right arm green, the wrong one red, the cue green at the start.
 
-        The agent sees no colour: the picture is for people.
+        The agent sees no arm's colour: those are for people.
         """
         if self.render_mode is None:
             return None
@@ -90,6 +86,8 @@ class TMaze(gymnasium.Env):
         rows = {UP: 3, DOWN: 5}
         for arm, row in rows.items():
             cells[row, junction] = RIGHT if arm == self.right else WRONG
+        if self.taken == 0:
+            cells[rows[self.right], left] = RIGHT
         picture = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
         row, column = rows.get(self.arm, 4), left + self.place
         inside = slice(CELL // 4, CELL - CELL // 4)
@@ -101,3 +99,9 @@ class TMaze(gymnasium.Env):
         told = self.taken == 0
         seen = (told and self.right == UP, told and self.right == DOWN, self.place < self.corridor)
         return np.array([*seen, not seen[2]], np.float32)
+
+
+def _check_count(name, value, *, least):
+    """Raises ValueError where `value` is no integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"Argument `{name}` must be an integer of at least {least}. Received: {name}={value!r}")
