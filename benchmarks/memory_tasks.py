@@ -16,8 +16,8 @@ from benchmarks.tasks import EPISODES, Evaluation, passed
 
 NAME = "memory_tasks"
 TASKS = {  # what the process is told, the environment steps of a run, and the least return that passes
-    "tmaze-10": (("tmaze", 10), 40_000, 0.95),
-    "tmaze-30": (("tmaze", 30), 40_000, 0.95),
+    "tmaze-10": (("tmaze", 10), 20_000, 0.95),
+    "tmaze-30": (("tmaze", 30), 20_000, 0.95),
     "cartpole": (("cartpole", None), 200_000, 475.0),
 }
 MOST = {"tmaze-10": 0.2, "tmaze-30": 0.2, "cartpole": 150.0}  # the return that is expected without memory, at most

@@ -10,7 +10,7 @@ from sota_dqn import Sequences, policies, schedules
 __all__ = ["MEMORIES", "STEPS", "THRESHOLD", "build_model", "settings"]
 
 MEMORIES = ("lstm", "none")
-STEPS = {"tmaze": 40_000, "cartpole": 200_000}  # environment steps of a run, at most
+STEPS = {"tmaze": 20_000, "cartpole": 200_000}  # environment steps of a run, at most
 THRESHOLD = {"tmaze": 0.95, "cartpole": 475.0}  # mean return that counts as solved
 
 
@@ -30,7 +30,7 @@ def build_model(env, memory):
             keras.layers.Dense(int(env.action_space.n)),
         ]
     )
-    model.compile(optimizer=keras.optimizers.Adam(5e-4, global_clipnorm=10.0), loss="mse")
+    model.compile(optimizer=keras.optimizers.Adam(1e-3, global_clipnorm=10.0), loss="mse")
     return model
 
 
@@ -52,6 +52,6 @@ def settings(task, memory, *, corridor=10):
         "policy": policies.EpsilonGreedy(schedules.linear(1.0, 0.05, steps=exploring[task])),
         "discount": {"tmaze": 0.98, "cartpole": 0.99}[task],
         "batch_size": 32,
-        "updates_per_step": 0.25,
+        "updates_per_step": 0.125,
         "report_every": {"tmaze": 1_000, "cartpole": 2_000}[task],
     }

@@ -25,7 +25,7 @@ def parse_options():
     parser.add_argument("--task", choices=STEPS, default="tmaze", help="default: %(default)s")
     parser.add_argument("--memory", choices=MEMORIES, default="lstm", help="default: %(default)s")
     parser.add_argument("--corridor", type=int, default=10, help="cells of the T-maze (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="environment steps, at most (default: 40000, or 200000 for cartpole)")
+    parser.add_argument("--steps", type=int, help="environment steps, at most (default: 20000, or 200000 for cartpole)")
     parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/TASK-MEMORY)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
