@@ -283,6 +283,13 @@ def test_cartpole_without_velocities(memory):
     np.testing.assert_allclose(observation, np.array(env.unwrapped.state)[[0, 2]], rtol=1e-6)
 
 
+def test_memory_spans_the_corridor(memory):
+    settings = memory("agents").settings
+    assert settings("tmaze", "lstm", corridor=30)["sequences"].length == 40
+    assert settings("cartpole", "lstm", corridor=None)["sequences"].length == 20
+    assert "sequences" not in settings("cartpole", "none", corridor=None)
+
+
 @pytest.mark.parametrize(("task", "memorizes"), [("tmaze", "lstm"), ("cartpole", "none")])
 def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task, memorizes):
     monkeypatch.chdir(tmp_path)

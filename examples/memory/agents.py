@@ -30,7 +30,7 @@ def build_model(env, memory):
             keras.layers.Dense(int(env.action_space.n)),
         ]
     )
-    model.compile(optimizer=keras.optimizers.Adam(1e-3, global_clipnorm=10.0), loss="mse")
+    model.compile(optimizer=keras.optimizers.Adam(5e-4, global_clipnorm=10.0), loss="mse")
     return model
 
 
@@ -40,18 +40,15 @@ def settings(task, memory, *, corridor=10):
     Args:
         task: `"tmaze"` or `"cartpole"`.
         memory: `"lstm"` or `"none"`.
-        corridor: Cells of the T-maze, over which the cue has to be remembered.
+        corridor: Cells of the T-maze, over which the cue has to be remembered; the other task has none.
     """
-    sequences = {
-        "tmaze": Sequences(length=corridor + 10, burn_in=5),  # a gradient reaches from the junction to the cue
-        "cartpole": Sequences(length=20, burn_in=5),
-    }
+    length = corridor + 10 if task == "tmaze" else 20  # a gradient reaches from the junction to the cue
     exploring = {"tmaze": 10_000, "cartpole": 20_000}  # environment steps
     return {
-        **({"sequences": sequences[task]} if memory == "lstm" else {}),
+        **({"sequences": Sequences(length, burn_in=5)} if memory == "lstm" else {}),
         "policy": policies.EpsilonGreedy(schedules.linear(1.0, 0.05, steps=exploring[task])),
         "discount": {"tmaze": 0.98, "cartpole": 0.99}[task],
         "batch_size": 32,
-        "updates_per_step": 0.125,
+        "updates_per_step": 0.25,
         "report_every": {"tmaze": 1_000, "cartpole": 2_000}[task],
     }
