@@ -10,20 +10,25 @@ import numpy as np
 
 from benchmarks.noise import NUM_ACTIONS, Noise
 from benchmarks.process import rate, report
-from sota_dqn import DQNTrainer, Replay, backend, policies, samplers
+from sota_dqn import DQNTrainer, Replay, Sequences, backend, policies, samplers
 
 PACKAGES = ("keras", "gymnasium", "numpy")
-BATCH_SIZE = {"mlp": 64, "nature": 32}
+BATCH_SIZE = {"mlp": 64, "nature": 32, "lstm": 32}
+UPDATES_MEASURED = {"mlp": 512, "nature": 16, "lstm": 64}  # between two looks at the clock
 LEAVES = 2**20
 PAIRS = 64  # of sampling and updating, in one compiled call
 MATRIX = 2048  # rows and columns of the matrices whose product is what this processor can do
 
 
 def build_model(net):
-    """Returns the network `"mlp"`, two layers of 64, or `"nature"`, that of Mnih et al. 2015."""
+    """Returns the network `"mlp"`, two layers of 64, `"lstm"`, where the second is an LSTM, or `"nature"`, that of Mnih
+    et al. 2015."""
     if net == "mlp":
         layers = [keras.Input((4,))] + [keras.layers.Dense(64, activation="relu") for _ in range(2)]
         return keras.Sequential([*layers, keras.layers.Dense(2)])
+    if net == "lstm":
+        layers = [keras.layers.Dense(64, activation="relu"), keras.layers.LSTM(64, return_sequences=True)]
+        return keras.Sequential([keras.Input((None, 4)), *layers, keras.layers.Dense(2)])
     return keras.Sequential(
         [
             keras.Input((84, 84, 4), dtype="uint8"),
@@ -41,13 +46,18 @@ def build_model(net):
 def filled_trainer(*, capacity, updates_per_call, net="mlp"):
     """Returns a trainer whose replay is full: prioritized, the rest as by default.
 
-    It is full of CartPole played at random, or of pictures of noise in stacks of four.
+    It is full of CartPole played at random, or of pictures of noise in stacks of four. The LSTM is trained on sequences
+    of 40 steps after a burn-in of 20.
     """
-    pictures = {"eval_env": "CartPole-v1", "frame_stack": 4} if net == "nature" else {}
+    more = {
+        "mlp": {},
+        "nature": {"eval_env": "CartPole-v1", "frame_stack": 4},
+        "lstm": {"sequences": Sequences(40, burn_in=20)},
+    }[net]
     trainer = DQNTrainer(
         Noise() if net == "nature" else "CartPole-v1",
         build_model(net),
-        **pictures,
+        **more,
         replay=Replay(capacity, sampler=samplers.Prioritized()),
         policy=policies.EpsilonGreedy(1.0),
         batch_size=BATCH_SIZE[net],
@@ -69,7 +79,7 @@ def learn(trainer, calls):
 def updates_per_second(*, capacity, updates_per_call, seconds, net):
     """Returns how many full updates are made in a second, from the host's random numbers to the new priorities."""
     trainer = filled_trainer(capacity=capacity, updates_per_call=updates_per_call, net=net)
-    calls = max(1, (512 if net == "mlp" else 16) // updates_per_call)
+    calls = max(1, UPDATES_MEASURED[net] // updates_per_call)
     return calls * updates_per_call / rate(lambda: learn(trainer, calls), seconds=seconds)
 
 

@@ -1,7 +1,8 @@
 """How many updates a second, beside stable-baselines3's plain DQN on the same core.
 
 `python -m benchmarks.updates` runs what `results/updates.jsonl` lacks, and writes the tables; with `--net nature` the
-convolutional network of Mnih et al. 2015 and `results/updates_nature.jsonl`.
+convolutional network of Mnih et al. 2015 and `results/updates_nature.jsonl`; with `--net lstm` a recurrent one, without
+a peer, and `results/updates_lstm.jsonl`.
 """
 
 import argparse
@@ -13,16 +14,25 @@ from benchmarks import common
 from benchmarks.common import Run, select
 from benchmarks.tables import describe, render_number, render_table, write_markdown
 
-NAMES = {"mlp": "updates", "nature": "updates_nature"}
+NAMES = {"mlp": "updates", "nature": "updates_nature", "lstm": "updates_lstm"}
 DESCRIPTIONS = {
     "mlp": "MLP 64-64, batch 64, replay full of CartPole played at random.\n",
     "nature": "The network of Mnih et al. 2015, batch 32, replay full of pictures of noise, stacks of four.\n",
+    "lstm": "An LSTM of 64 after a dense layer of 64, batch 32, sequences of 20 steps of burn-in and 40 that are "
+    "trained (65 rows with those of the 5-step targets), replay full of CartPole played at random.\n",
 }
+PATHS = (  # read in `recurrent.py` and in Keras 3.15
+    "In the update, on both backends and on every device: `keras.layers.RNN` over the layer's own cell, the generic "
+    "loop, because an episode may end inside a sequence and the state begins anew there. It is `jax.lax.scan` on JAX "
+    "and `tf.while_loop` on TensorFlow, here both compiled by XLA. Keras's fused kernel (cuDNN, on GPUs alone) knows "
+    "no such resets and is in no update. Acting calls the user's own layer, one step at a time; on a CPU that is the "
+    "generic loop too.\n"
+)
 # Of one update, double, batch 32: a forward pass on the states, their gradient, two forward passes on the next states.
 NATURE_GFLOP = 2.78
 CAPACITY = 100_000
 SMALL, LARGE = 10_000, 1_000_000
-UPDATES_PER_CALL = {"mlp": (1, 32, 64), "nature": (1, 8)}
+UPDATES_PER_CALL = {"mlp": (1, 32, 64), "nature": (1, 8), "lstm": (1, 8, 32)}
 FUSED = 32  # updates per call in the comparison of capacities
 PEER = {"what": "update", "agent": "stable-baselines3", "backend": "torch", "updates_per_call": 1}
 
@@ -142,6 +152,8 @@ def write(records, options):
             "## Sum tree\n\n2^20 leaves: drawing 64 and writing 64, in a fused loop of 64 such pairs.\n",
             render_table(["backend", "µs a pair, median", "least", "most"], trees),
         ]
+    elif options.net == "lstm":
+        parts += ["## Fused or generic\n", PATHS]
     else:
         parts += [
             "## What the processor can do\n\nThe share of the rate of a product of two matrices of 2048 by 2048 in the "
@@ -164,6 +176,7 @@ def main():
     parser.add_argument("--large", type=int, default=LARGE, help="the larger of the two capacities that are compared")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="default: the last usable one")
     options = parser.parse_args()
+    options.peers = options.peers and options.net != "lstm"  # stable-baselines3's DQN has no recurrent models
     records = common.run_all(plan(options), options.results / f"{NAMES[options.net]}.jsonl", groups=[[options.core]])
     write(records, options)
 

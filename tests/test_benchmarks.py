@@ -10,7 +10,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not installed with the package
 
-from benchmarks import ablation, atari, classic_control, common, learning, memory, minatar, minatar_run, updates
+from benchmarks import (
+    ablation,
+    atari,
+    classic_control,
+    common,
+    learning,
+    memory,
+    memory_tasks,
+    memory_tasks_run,
+    minatar,
+    minatar_run,
+    updates,
+)
 from benchmarks.common import Run
 from benchmarks.tables import bootstrap_interval, describe, median, render_number, render_table
 from benchmarks.tasks import TASKS, Evaluation, area_under_curve, passed
@@ -281,3 +293,72 @@ def test_share_of_what_the_processor_can_do():
         for k in updates.UPDATES_PER_CALL["nature"]
     ]
     assert "| jax | 8 | 56 | 50 % |" in updates.share_table(records, argparse.Namespace(backend="jax"))
+
+
+def test_updates_of_an_lstm_have_no_peer_and_say_their_path(tmp_path, capsys):
+    options = argparse.Namespace(
+        backend="both", capacity=100, peers=False, net="lstm", repetitions=1, seconds=1.0, results=tmp_path
+    )
+    keys = updates.configurations(options)
+    assert [(key["backend"], key["updates_per_call"]) for key in keys] == [
+        (backend, number) for backend in ("tensorflow", "jax") for number in (1, 8, 32)
+    ]
+    assert updates.command(keys[0], options, None)[3:6] == ["update", "--net", "lstm"]
+    updates.write([record(**key, updates_per_second=20.0) for key in keys], options)
+    text = (tmp_path / "updates_lstm.md").read_text(encoding="utf-8")
+    assert "| sota_dqn, jax: prioritized, double, 5-step | 32 | 20 | 20 | 20 | – |" in text
+    assert "the generic loop" in text and "matrices" not in text
+
+
+def memory_records():
+    """Two seeds of CartPole with memory, and one without."""
+    run = {"task": "cartpole", "backend": "jax", "cap": 200_000, "updates": 1, "process_seconds": 30.0}
+    return [
+        record(**run, memory="lstm", seed=0, steps=8_000, final=480.0, evaluations=evaluations(100, 475, every=4_000)),
+        record(
+            **run, memory="lstm", seed=1, steps=12_000, final=90.0, evaluations=evaluations(9, 400, 474, every=4_000)
+        ),
+        record(**run, memory="none", seed=0, steps=8_000, final=40.0, evaluations=evaluations(50, 151, every=4_000)),
+    ]
+
+
+def test_memory_tasks_tables(tmp_path):
+    records = memory_records()
+    assert memory_tasks.outcome(records[0]) == {"final": 480.0, "best": 475, "first": 8_000, "seconds": 30.0}
+    assert [memory_tasks.reached(one) for one in records] == [True, False, False]
+    table = memory_tasks.summary(records)
+    expected = (
+        "| cartpole, lstm, jax | at least 475 | 1 of 2 | 285.00 | 90.00 to 480.00 | 474.00 to 475.00 | – | 30 | 30 |"
+    )
+    assert expected in table
+    assert "| cartpole, none, jax | at most 150 | 0 of 1 | 40.00 |" in table
+    assert "| cartpole, lstm, jax | 0 | 480.00 | 475.00 | 8,000 | 8,000 | 30 |" in memory_tasks.seeds_table(records)
+    maze = {"task": "tmaze-10", "evaluations": evaluations(1.0), "process_seconds": 1.0}
+    assert memory_tasks.reached({**maze, "memory": "lstm", "final": 0.95})
+    assert not memory_tasks.reached({**maze, "memory": "lstm", "final": 0.94})  # the end counts, not an evaluation
+    assert memory_tasks.reached({**maze, "memory": "none", "final": 0.2})
+    assert not memory_tasks.reached({**maze, "memory": "none", "final": 0.21})
+    memory_tasks.write(records, tmp_path)
+    assert (tmp_path / "memory_tasks.png").is_file()
+    assert "over 100 episodes that no evaluation played" in (tmp_path / "memory_tasks.md").read_text(encoding="utf-8")
+
+
+def test_memory_tasks_plan():
+    options = argparse.Namespace(
+        seeds=2, tasks=["tmaze-30", "cartpole"], memories=["lstm", "none"], backend="jax", cap=None
+    )
+    runs = memory_tasks.plan(options)
+    assert [tuple(run.key.values()) for run in runs[:4]] == [
+        ("tmaze-30", "lstm", "jax", 0, 20_000),
+        ("tmaze-30", "none", "jax", 0, 20_000),
+        ("cartpole", "lstm", "jax", 0, 200_000),
+        ("cartpole", "none", "jax", 0, 200_000),
+    ]
+    assert len(runs) == 8 and runs[0].command[-2:] == ["--corridor", "30"] and "--corridor" not in runs[2].command
+
+
+def test_memory_tasks_run_evaluates_on_time():
+    trainer, found = memory_tasks_run.train("tmaze", corridor=3, memory="none", seed=0, cap=2_000)
+    assert [evaluation.steps for evaluation in found] == [1_008, 2_000]  # epochs end with a step of 16 environments
+    assert [evaluation.return_mean for evaluation in found] == trainer.history["eval_return"]
+    assert trainer.discount == 0.98 and trainer.sequences is None

@@ -76,10 +76,10 @@ def test_basic_inference_says_what_to_do_without_a_checkpoint(monkeypatch, tmp_p
         run(monkeypatch, "basic/dqn_inference.py")
 
 
-@pytest.mark.parametrize(("example", "game"), [("cnn", "MsPacman"), ("breakout", "Breakout")])
-def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, example, game):
+@pytest.mark.parametrize(("example", "run_of"), [("cnn", "MsPacman"), ("breakout", "Breakout-none-4")])
+def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, example, run_of):
     monkeypatch.chdir(tmp_path)
-    directory = tmp_path / "runs" / game
+    directory = tmp_path / "runs" / run_of
     press_ctrl_c_at(monkeypatch, 136)
     short = "--episodes 1 --epsilon 1 --film-steps 20".split()  # random games are soon over
     tiny = "--steps 168 --envs 4 --replay 2000".split() + short
@@ -91,11 +91,11 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
     assert (config["steps"], config["updates"], history) == (136, 8, {})  # the epoch is not over
     with pytest.raises(SystemExit):
         run(monkeypatch, f"{example}/dqn_train.py", *tiny)
-    assert f"runs/{game} holds a run already" in capsys.readouterr().err
+    assert f"runs/{run_of} holds a run already" in capsys.readouterr().err
 
     run_as_told(monkeypatch, said, "To go on:")
     said = capsys.readouterr().out
-    assert f"Going on from runs/{game} after 136 steps." in said
+    assert f"Going on from runs/{run_of} after 136 steps." in said
     assert said.count("epsilon 1, 1 whole games; sticky 0.25, the game's own actions") == 1
     config, history = read_run(directory)
     assert (config["steps"], config["updates"], history["steps"]) == (168, 16, [168])
@@ -195,3 +195,144 @@ def test_minatar_inference_says_what_to_do_without_a_checkpoint(monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="Train an agent first: .* --game freeway"):
         run(monkeypatch, "minatar/dqn_inference.py", "--game", "freeway")
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """The folder of the example of tasks that need memory, from which its modules are imported."""
+    monkeypatch.syspath_prepend(str(EXAMPLES / "memory"))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("corridor", [1, 4])
+def test_tmaze_shows_the_cue_once_and_rewards_the_arm_it_tells(memory, corridor):
+    env = memory("tmaze").TMaze(corridor)
+    cues = set()
+    for seed in range(8):
+        observation, _ = env.reset(seed=seed)
+        cue = 1 + observation[:2].tolist().index(1)  # the action that enters the arm
+        cues.add(cue)
+        assert observation[[0, 1, 2]].sum() == 2 and observation[2] == 1
+        for place in range(1, corridor + 1):
+            observation, *rest = env.step(seed % 3)  # whatever the action
+            assert observation.tolist() == [0, 0, place < corridor, place == corridor]
+            assert rest == [0, False, False, {}]
+        observation, *rest = env.step(0)  # stays at the junction
+        assert observation.tolist() == [0, 0, 0, 1] and rest == [0, False, False, {}]
+        arm = 1 + seed % 2
+        assert env.step(arm)[1:] == (1 if arm == cue else -1, True, False, {})
+        with pytest.raises(RuntimeError, match="call `reset` first"):
+            env.step(0)
+    assert cues == {1, 2}
+
+
+def test_tmaze_is_cut_off(memory):
+    env = memory("tmaze").TMaze(3)
+    env.reset(seed=0)
+    ends = [env.step(0)[2:4] for _ in range(13)]
+    assert ends == [(False, False)] * 12 + [(False, True)]
+    env = memory("tmaze").TMaze(3, max_steps=4)
+    env.reset(seed=0)
+    ends = [env.step(1)[2:4] for _ in range(4)]
+    assert ends == [(False, False)] * 3 + [(True, False)]  # the arm is entered with the last step
+
+
+def test_tmaze_picture(memory):
+    tmaze = memory("tmaze")
+    env = tmaze.TMaze(10, render_mode="rgb_array")
+    env.reset(seed=0)
+    frame = env.render()
+    assert frame.shape == (140, 300, 3) and frame.dtype == np.uint8
+    up, down = frame[3 * tmaze.CELL, 12 * tmaze.CELL], frame[5 * tmaze.CELL, 12 * tmaze.CELL]
+    right = env.right == tmaze.UP
+    assert tuple(up) == (tmaze.RIGHT if right else tmaze.WRONG) and tuple(down) == (
+        tmaze.WRONG if right else tmaze.RIGHT
+    )
+    cue = frame[(3 if right else 5) * tmaze.CELL, 2 * tmaze.CELL]
+    middle = tmaze.CELL // 2
+    assert tuple(cue) == tmaze.RIGHT
+    for place in range(10):
+        assert tuple(env.render()[4 * tmaze.CELL + middle, (2 + place) * tmaze.CELL + middle]) == tmaze.AGENT
+        env.step(0)
+    env.step(tmaze.UP)
+    assert tuple(env.render()[3 * tmaze.CELL + middle, 12 * tmaze.CELL + middle]) == tmaze.AGENT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ({"corridor": 0}, "corridor=0"),
+        ({"corridor": 2.5}, "corridor=2.5"),
+        ({"corridor": True}, "corridor=True"),
+        ({"corridor": "10"}, "corridor='10'"),
+        ({"max_steps": 10}, "max_steps=10"),
+        ({"render_mode": "human"}, "render_mode='human'"),
+    ],
+)
+def test_tmaze_checks_its_arguments(memory, arguments, received):
+    with pytest.raises(ValueError, match=f"Received: {received}"):
+        memory("tmaze").TMaze(**arguments)
+    with pytest.raises(ValueError, match="Received: action=3"):
+        memory("tmaze").TMaze().step(3)
+
+
+def test_cartpole_without_velocities(memory):
+    env = memory("cartpole").make()
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.shape == (2,) and env.observation_space.contains(observation)
+    np.testing.assert_allclose(observation, np.array(env.unwrapped.state)[[0, 2]], rtol=1e-6)
+
+
+def test_memory_spans_the_corridor(memory):
+    settings = memory("agents").settings
+    assert settings("tmaze", "lstm", corridor=30)["sequences"].length == 40
+    assert settings("cartpole", "lstm", corridor=None)["sequences"].length == 20
+    assert "sequences" not in settings("cartpole", "none", corridor=None)
+
+
+@pytest.mark.parametrize(("task", "memorizes"), [("tmaze", "lstm"), ("cartpole", "none")])
+def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task, memorizes):
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--task", task, "--memory", memorizes, "--corridor", "3"]
+    run(monkeypatch, "memory/dqn_train.py", *tiny, "--steps", "1100")
+    directory = pathlib.Path("runs", f"{task}-{memorizes}")
+    said = capsys.readouterr().out
+    config, history = read_run(directory)
+    assert config["steps"] == 1104 and config["updates"] > 0  # whole steps of 16 environments
+    for picture in ("learning-curve.png", "model.png"):
+        assert cv2.imread(str(directory / picture)) is not None
+    for film in ("random.gif", "trained.gif"):
+        assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "memory/dqn_train.py", *tiny)
+    assert f"{directory} holds a run already" in capsys.readouterr().err
+
+    run(monkeypatch, "memory/dqn_train.py", *tiny, "--steps", "160", "--resume")
+    assert "after 1,104 steps" in capsys.readouterr().out
+    assert read_run(directory)[0]["steps"] == 1264
+    run_as_told(monkeypatch, said, "Next:", "--episodes", "2")
+    assert "greedy, 2 whole episodes" in capsys.readouterr().out
+    assert (directory / "film.gif").is_file()
+
+
+def test_memory_inference_says_what_to_do(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="Train an agent first: .* --task cartpole"):
+        run(monkeypatch, "memory/dqn_inference.py", "--task", "cartpole")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "memory/dqn_inference.py", "--window")
+    assert "The T-maze has no window" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_breakout_with_a_memory(monkeypatch, tmp_path, capsys, stack):
+    monkeypatch.chdir(tmp_path)
+    short = "--episodes 1 --epsilon 1 --film-steps 4".split()
+    tiny = f"--memory lstm --stack {stack} --steps 16 --envs 4 --replay 2000".split() + short
+    run(monkeypatch, "breakout/dqn_train.py", *tiny)
+    directory = pathlib.Path("runs", f"Breakout-lstm-{stack}")
+    record = json.loads((directory / "run.json").read_text())
+    assert record["settings"]["arguments"]["frame_stack"] == stack
+    assert record["settings"]["arguments"]["sequences"] is not None and record["history"]["steps"] == [16]
+    run_as_told(monkeypatch, capsys.readouterr().out, "Next:", *short, "--film-steps", "2")
+    assert "in the first 2 steps" in capsys.readouterr().out

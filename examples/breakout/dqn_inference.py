@@ -1,8 +1,8 @@
 """Loads a trained Breakout agent, evaluates it and films it, or plays in a window.
 
-python examples/breakout/dqn_inference.py                                  # the best model of dqn_train.py's run
-python examples/breakout/dqn_inference.py runs/Breakout --film last.mp4    # its checkpoint, where the training ended
-python examples/breakout/dqn_inference.py --window
+python examples/breakout/dqn_inference.py                                         # the best model of dqn_train.py's run
+python examples/breakout/dqn_inference.py runs/Breakout-none-4 --film last.mp4    # where the training ended
+python examples/breakout/dqn_inference.py --memory lstm --stack 1 --window
 """
 
 import argparse
@@ -11,9 +11,8 @@ import sys
 
 from sota_dqn import Atari, DQNInference
 
-# As in training. A checkpoint knows them, a .keras file does not.
+# As in training. A checkpoint knows it and the frames of a stack, a .keras file does not.
 GAME = Atari("ALE/Breakout-v5", repeat_action_probability=0.25, use_fire_reset=True)
-FRAME_STACK = 4
 
 
 def main():
@@ -22,8 +21,11 @@ def main():
         "source",
         nargs="?",
         type=pathlib.Path,
-        default=pathlib.Path("runs/Breakout/best.keras"),
-        help="a checkpoint's directory or a .keras file (default: %(default)s)",
+        help="a checkpoint's directory or a .keras file (default: runs/Breakout-MEMORY-STACK/best.keras)",
+    )
+    parser.add_argument("--memory", choices=("lstm", "none"), default="none", help="of the default (%(default)s)")
+    parser.add_argument(
+        "--stack", type=int, choices=(1, 4), default=4, help="frames seen at once (default: %(default)s)"
     )
     parser.add_argument("--episodes", type=int, default=10, help="games to evaluate (default: %(default)s)")
     parser.add_argument(
@@ -36,9 +38,11 @@ def main():
     parser.add_argument("--film-steps", type=int, default=600, help="of the film, at most (default: %(default)s)")
     parser.add_argument("--window", action="store_true", help="play one game in a window instead of filming")
     options = parser.parse_args()
+    source = options.source or pathlib.Path("runs") / f"Breakout-{options.memory}-{options.stack}" / "best.keras"
 
     try:
-        agent = DQNInference(options.source, env=GAME, frame_stack=FRAME_STACK, epsilon=options.epsilon)
+        stack = options.stack if source.suffix == ".keras" else None  # a checkpoint's own
+        agent = DQNInference(source, env=GAME, frame_stack=stack, epsilon=options.epsilon)
     except FileNotFoundError as error:
         sys.exit(f"{error} Train an agent first: python examples/breakout/dqn_train.py")
     result = agent.evaluate(options.episodes, seed=options.seed)
@@ -46,11 +50,11 @@ def main():
     if options.window:
         print(f"Score in the window: {agent.play(seed=options.seed)[0]:,.0f}")
         return
-    directory = options.source.parent if options.source.suffix == ".keras" else options.source
+    directory = source.parent if source.suffix == ".keras" else source
     film = options.film or directory / "film.gif"
     score = agent.record(film, seed=options.seed, every=2, max_steps=options.film_steps)
     print(f"{film} shows a score of {score:,.0f} in the first {options.film_steps} steps.")
-    print(f"Next: python examples/breakout/dqn_inference.py {options.source} --window")
+    print(f"Next: python examples/breakout/dqn_inference.py --stack {options.stack} {source} --window")
 
 
 if __name__ == "__main__":

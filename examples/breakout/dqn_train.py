@@ -1,4 +1,4 @@
-"""Trains a convolutional network to play Breakout from the emulator's own grey-scale pictures: films it before and
+r"""Trains a convolutional network to play Breakout from the emulator's own grey-scale pictures: films it before and
 after, evaluates it, saves it, and plots how it learns.
 
 Needs the extra `atari` (`pip install -e ".[atari]"`), and for a million steps better a GPU.
@@ -6,6 +6,15 @@ Needs the extra `atari` (`pip install -e ".[atari]"`), and for a million steps b
 python examples/breakout/dqn_train.py
 python examples/breakout/dqn_train.py --steps 5_000_000 --replay 500_000
 python examples/breakout/dqn_train.py --steps 5_000_000 --replay 500_000 --resume  # after Ctrl-C or a crash
+
+A single picture does not tell where the ball flies: a stack of four does, or a memory. All four runs, and their plot:
+
+python examples/breakout/dqn_train.py --memory none --stack 4
+python examples/breakout/dqn_train.py --memory none --stack 1
+python examples/breakout/dqn_train.py --memory lstm --stack 4
+python examples/breakout/dqn_train.py --memory lstm --stack 1
+python -m sota_dqn.plot "none, 4=runs/Breakout-none-4" "none, 1=runs/Breakout-none-1" \
+    "LSTM, 4=runs/Breakout-lstm-4" "LSTM, 1=runs/Breakout-lstm-1" --out runs/breakout.png
 """
 
 import argparse
@@ -15,7 +24,7 @@ import sys
 
 import keras
 
-from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, callbacks, plots, policies, samplers
+from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, Sequences, callbacks, plots, policies, samplers
 from sota_dqn.schedules import linear
 
 # Pictures [E, 84, 84], made where the game is emulated.
@@ -25,23 +34,31 @@ GAME = Atari(
     life_loss=True,  # learning takes a lost life for the end, scores do not
     use_fire_reset=True,  # FIRE serves the first ball; the others are the agent's to serve
 )
-FRAME_STACK = 4
 
 
-def build_model(num_actions):
-    """Returns the network of Mnih et al. 2015, from four frames to one value per action."""
-    model = keras.Sequential(
-        [
-            keras.Input((84, 84, FRAME_STACK), dtype="uint8"),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(32, 8, strides=4, activation="relu"),
-            keras.layers.Conv2D(64, 4, strides=2, activation="relu"),
-            keras.layers.Conv2D(64, 3, activation="relu"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(512, activation="relu"),
-            keras.layers.Dense(num_actions),
+def build_model(num_actions, *, memory, stack):
+    """Returns the network of Mnih et al. 2015, from `stack` frames to one value per action.
+
+    With memory it maps sequences of them, `[B, T, 84, 84, stack]`, to `[B, T, A]`, and an LSTM stands for its hidden
+    layer (Hausknecht and Stone 2015).
+    """
+    picture = keras.Input((84, 84, stack), dtype="uint8")
+    features = [
+        keras.layers.Rescaling(1 / 255),
+        keras.layers.Conv2D(32, 8, strides=4, activation="relu"),
+        keras.layers.Conv2D(64, 4, strides=2, activation="relu"),
+        keras.layers.Conv2D(64, 3, activation="relu"),
+        keras.layers.Flatten(),
+    ]
+    if memory == "lstm":
+        layers = [
+            keras.Input((None, 84, 84, stack), dtype="uint8"),
+            keras.layers.TimeDistributed(keras.Sequential([picture, *features])),
+            keras.layers.LSTM(512, return_sequences=True),
         ]
-    )
+    else:
+        layers = [picture, *features, keras.layers.Dense(512, activation="relu")]
+    model = keras.Sequential([*layers, keras.layers.Dense(num_actions)])
     # After Hessel et al. 2018; their learning rate, 6.25e-5, is raised for a run that is shorter than theirs.
     optimizer = keras.optimizers.Adam(1e-4, epsilon=1.5e-4, global_clipnorm=10.0)
     model.compile(optimizer=optimizer, loss=keras.losses.Huber())
@@ -49,18 +66,24 @@ def build_model(num_actions):
 
 
 def make_trainer(model, options):
-    """Returns a new trainer whose schedules fit the length of the run."""
+    """Returns a new trainer whose schedules fit the length of the run.
+
+    With memory an update trains 16 sequences of 20 steps instead of 32 single ones, so that there is one for ten: every
+    step is trained on as often.
+    """
+    sparse = 10 if options.memory == "lstm" else 1
     return DQNTrainer(
         GAME,
         model,
         num_envs=options.envs,
-        frame_stack=FRAME_STACK,
+        frame_stack=options.stack,
+        sequences=Sequences(20, burn_in=5) if options.memory == "lstm" else None,
         replay=Replay(options.replay, sampler=samplers.Prioritized(0.5, linear(0.4, 1.0, steps=options.steps))),
         policy=policies.EpsilonGreedy(linear(1.0, 0.01, steps=max(1, options.steps // 10))),
         n_step=3,
-        batch_size=32,
-        updates_per_step=0.25,
-        target_update=2_000,  # updates, which take 8,000 steps
+        batch_size=16 if options.memory == "lstm" else 32,
+        updates_per_step=0.25 / sparse,
+        target_update=2_000 // sparse,  # updates, which take 8,000 steps
         learning_starts=options.replay // 20,
         report_every=min(10_000, options.evaluate_every),
         seed=options.seed,
@@ -78,11 +101,16 @@ def parse_options():
         ("episodes", 10, "games in an evaluation"),
         ("epsilon", 0.01, "probability of a random action in evaluations and films"),
         ("film-steps", 600, "environment steps of a film, at most; 600 take 40 seconds"),
-        ("run", pathlib.Path("runs/Breakout"), "directory of the run"),
     ):
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default: %(default)s)")
+    parser.add_argument("--memory", choices=("lstm", "none"), default="none", help="default: %(default)s")
+    parser.add_argument(
+        "--stack", type=int, choices=(1, 4), default=4, help="frames seen at once (default: %(default)s)"
+    )
+    parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/Breakout-MEMORY-STACK)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
     options = parser.parse_args()
+    options.run = options.run or pathlib.Path("runs") / f"Breakout-{options.memory}-{options.stack}"
     if not options.resume and (options.run / "config.json").exists():
         parser.error(f"{options.run} holds a run already: go on by --resume, or begin another by --run DIRECTORY.")
     return options
@@ -91,7 +119,7 @@ def parse_options():
 def main():
     options = parse_options()
     run = options.run
-    playing = {"env": GAME, "frame_stack": FRAME_STACK}
+    playing = {"env": GAME, "frame_stack": options.stack}
     film = {"every": 2, "max_steps": options.film_steps}
     print(f"Scores of evaluations: epsilon {options.epsilon:g}, {options.episodes} whole games; {GAME.protocol}.")
     if options.resume:
@@ -99,7 +127,7 @@ def main():
         print(f"Going on from {run} after {trainer.steps:,} steps.")
     else:
         keras.utils.set_random_seed(options.seed)
-        model = build_model(num_actions=int(GAME().action_space.n))
+        model = build_model(int(GAME().action_space.n), memory=options.memory, stack=options.stack)
         score = DQNInference(model, **playing, epsilon=1).record(run / "random.gif", **film)
         print(f"A random agent scores {score:,.0f} in its first {options.film_steps} steps: {run / 'random.gif'}")
         plots.model_diagram(model, run / "model.png")
@@ -129,7 +157,7 @@ def main():
     score = best.record(run / "trained.gif", **film)
     print(f"It scores {score:,.0f} in its first {options.film_steps} steps: {run / 'trained.gif'}")
     print(f"Everything is in {run}: the films, learning-curve.png, model.png, best.keras and a checkpoint.")
-    print(f"Next: python examples/breakout/dqn_inference.py {run / 'best.keras'}")
+    print(f"Next: python examples/breakout/dqn_inference.py --stack {options.stack} {run / 'best.keras'}")
 
 
 if __name__ == "__main__":
