@@ -1,8 +1,10 @@
 """Actors on a Ray cluster: a real one, on this machine, of several worker processes."""
 
+import gc
 import importlib.util
 import os
 import signal
+import warnings
 
 import environments as counting
 import pytest
@@ -18,7 +20,10 @@ def cluster():
     """A cluster with room for two actors."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
-    ray.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for the processes of its cluster
+        ray.shutdown()
+        gc.collect()
 
 
 class Kill(Callback):
