@@ -1,0 +1,186 @@
+"""One measurement of actor processes, in a process of its own. Prints one JSON line.
+
+`benchmarks.actors` starts it; by hand: `python -m benchmarks.actors_run --env sleeping --actors 2 --seconds 20`.
+"""
+
+import argparse
+import math
+import statistics
+import time
+
+import gymnasium
+import keras
+import numpy as np
+
+from benchmarks.process import rate, report
+from sota_dqn import Actors, Atari, DQNTrainer, RayActors, Replay, backend, callbacks
+from sota_dqn.environments import make_factory
+from sota_dqn.processes import Processes
+
+NUM_ENVS = 8
+SLEEP = 0.01  # seconds per step
+LEARNING_STARTS = 1_000
+WARM_UP = 5.0  # seconds of training that are not counted
+
+
+class Sleeping(gymnasium.Wrapper):
+    """CartPole that takes 10 ms for a step, as a simulator might."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(gymnasium.make("CartPole-v1", render_mode=render_mode))
+
+    def step(self, action):
+        """Sleeps, and steps."""
+        time.sleep(SLEEP)
+        return self.env.step(action)
+
+
+ENVS = {"cartpole": "CartPole-v1", "sleeping": Sleeping, "atari": Atari("ALE/Breakout-v5")}
+
+
+class Stop(callbacks.Callback):
+    """Stops training after so many seconds."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def on_train_begin(self, logs=None):
+        self.until = time.perf_counter() + self.seconds
+
+    def on_epoch_end(self, epoch, logs=None):
+        if time.perf_counter() > self.until:
+            self.model.stop_training = True
+
+
+def build_model(name):
+    """Returns a model of the environment: an MLP, or the network of Mnih et al. 2015."""
+    env = make_factory(ENVS[name])() if isinstance(ENVS[name], str) else ENVS[name]()
+    outputs = keras.layers.Dense(int(env.action_space.n))
+    env.close()
+    if name != "atari":
+        inputs = keras.Input(env.observation_space.shape)
+        return keras.Sequential([inputs, *(keras.layers.Dense(64, "relu") for _ in range(2)), outputs])
+    convolutions = [keras.layers.Conv2D(*shape, activation="relu") for shape in ((32, 8, 4), (64, 4, 2), (64, 3, 1))]
+    hidden = [keras.layers.Flatten(), keras.layers.Dense(512, "relu"), outputs]
+    return keras.Sequential([keras.Input((84, 84, 4)), keras.layers.Rescaling(1 / 255), *convolutions, *hidden])
+
+
+def make_trainer(name, *, actors, ray):
+    """Returns a trainer that nothing holds back but its own speed; without actor processes, with the default ratio."""
+    make = RayActors if ray else Actors
+    return DQNTrainer(
+        ENVS[name],
+        build_model(name),
+        num_envs=NUM_ENVS,
+        actors=make(actors, steps_per_update=(0, math.inf)) if actors else 0,
+        frame_stack=4 if name == "atari" else None,
+        replay=Replay(50_000),
+        updates_per_call=4 if name == "atari" else 32,
+        learning_starts=LEARNING_STARTS,
+        report_every=NUM_ENVS,
+    )
+
+
+def learn(trainer, seconds):
+    """Returns the updates per second of the learner alone."""
+    calls, since = 0, time.perf_counter()
+    with backend.asynchronous():
+        while time.perf_counter() - since < seconds:
+            backend.wait(trainer.learner.learn(trainer.steps))
+            calls += 1
+    return calls * trainer.updates_per_call / (time.perf_counter() - since)
+
+
+def train(trainer, seconds):
+    """Returns the environment steps and the updates per second of training."""
+    before, since = (trainer.steps, trainer.updates), time.perf_counter()
+    trainer.train(steps=10**9, callbacks=[Stop(seconds)], verbose=0)
+    elapsed = time.perf_counter() - since
+    return (trainer.steps - before[0]) / elapsed, (trainer.updates - before[1]) / elapsed
+
+
+def measure_rates(name, *, actors, ray, seconds, windows):
+    """Returns the medians of alternating windows: training, then the learner alone."""
+    trainer = make_trainer(name, actors=actors, ray=ray)
+    trainer.train(steps=2 * LEARNING_STARTS, verbose=0)
+    train(trainer, WARM_UP)
+    found = [(*train(trainer, seconds), learn(trainer, seconds)) for _ in range(windows)]
+    history = trainer.history
+    trainer.close()
+    names = ("steps_per_second", "updates_per_second", "updates_per_second_alone")
+    medians = {key: statistics.median(column) for key, column in zip(names, zip(*found, strict=True), strict=True)}
+    lags = [lag for lag in history.get("lag", []) if not math.isnan(lag)]
+    return {**medians, "lag": statistics.median(lags) if lags else None}
+
+
+def measure_costs(name, *, ray, seconds):
+    """Returns the microseconds that a step takes on its way beside the actor's own work, and the milliseconds from the
+    offer of weights to an actor's having them, with their bytes.
+
+    Chunks are asked for one at a time. What an actor works for one is found from chunks of one step and of many.
+    """
+    trainer = make_trainer(name, actors=1, ray=ray)
+    trainer.train(steps=LEARNING_STARTS, verbose=0)
+    transport = trainer.actor._transport
+    weights = [keras.ops.convert_to_numpy(variable) for variable in trainer.model.variables]
+
+    def collect():
+        transport.collect(0, 1)
+        while not transport.poll(1.0):
+            pass
+
+    def publish():
+        transport.publish(weights, trainer.updates)
+        collect()
+
+    while transport.poll(0.5):
+        pass
+    alone, with_weights = rate(collect, seconds=seconds), rate(publish, seconds=seconds)
+    row = np.prod(trainer.actor.preprocess.shape) * np.dtype(trainer.actor.preprocess.dtype).itemsize
+    copied = _copying(transport, seconds=seconds) if isinstance(transport, Processes) else None
+    trainer.close()
+    return {
+        "chunk_milliseconds": 1e3 * alone,
+        "weights_milliseconds": 1e3 * (with_weights - alone),
+        "weights_bytes": sum(values.nbytes for values in weights),
+        "row_bytes": int(row),
+        "copy_microseconds_per_step": copied,
+    }
+
+
+def _copying(transport, *, seconds):
+    """Returns the microseconds per step of writing a chunk's rows to shared memory and of reading them."""
+    slot = transport._actors[0].slots[0]
+    rows = [array.copy() for array in slot]
+
+    def copy():
+        for place, array in zip(slot, rows, strict=True):
+            place[...] = array
+        for place in slot:
+            place.copy()
+
+    return 1e6 * rate(copy, seconds=seconds) / len(rows[0])
+
+
+def main():
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--what", choices=["rates", "costs"], default="rates")
+    parser.add_argument("--env", choices=ENVS, required=True)
+    parser.add_argument("--actors", type=int, default=1)
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a window")
+    parser.add_argument("--windows", type=int, default=3)
+    options = parser.parse_args()
+    if options.what == "costs":
+        found = measure_costs(options.env, ray=options.ray, seconds=options.seconds)
+    else:
+        settings = {"actors": options.actors, "ray": options.ray, "seconds": options.seconds}
+        found = measure_rates(options.env, windows=options.windows, **settings)
+    packages = ("sota_dqn", "keras", "numpy", "gymnasium", keras.config.backend(), *(["ray"] if options.ray else []))
+    report(found, packages=packages)
+
+
+if __name__ == "__main__":
+    main()
