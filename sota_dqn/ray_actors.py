@@ -31,20 +31,39 @@ class RayActors(Actors):
 
     Args:
         number: N, at least 1.
+        steps_per_update: As in `Actors`; so are the next three.
+        weights_every: See there.
+        steps_per_chunk: See there.
+        restarts: See there.
         num_cpus: CPUs that the cluster keeps for each actor.
         resources: A dict of the cluster's own resources that each actor needs, or None.
-        **settings: `steps_per_update`, `weights_every`, `steps_per_chunk` and `restarts` of `Actors`.
 
     Raises:
         ImportError: If Ray is not installed.
     """
 
-    def __init__(self, number, *, num_cpus=1, resources=None, **settings):
+    def __init__(
+        self,
+        number,
+        *,
+        steps_per_update=None,
+        weights_every=100,
+        steps_per_chunk=None,
+        restarts=3,
+        num_cpus=1,
+        resources=None,
+    ):
         if importlib.util.find_spec("ray") is None:
             raise ImportError('Actors on a cluster need Ray: install it by `pip install "sota_dqn[ray]"`.')
         if not num_cpus >= 0:
             raise ValueError(f"Argument `num_cpus` must be at least 0. Received: num_cpus={num_cpus}")
-        super().__init__(number, **settings)
+        super().__init__(
+            number,
+            steps_per_update=steps_per_update,
+            weights_every=weights_every,
+            steps_per_chunk=steps_per_chunk,
+            restarts=restarts,
+        )
         self.num_cpus = num_cpus
         self.resources = resources
 

@@ -91,8 +91,8 @@ def restore(trainer, found):
     num_envs = len(state["actor"]["count"])
     if num_envs != trainer.actor.num_envs:
         raise ValueError(
-            f"Argument `num_envs`, times `actors` where there are some, must be that of the checkpoint {found.path}, "
-            f"{num_envs}. Received: {trainer.actor.num_envs}"
+            f"Argument `num_envs` must be that of the checkpoint {found.path}, {num_envs}. Received: "
+            f"num_envs={trainer.actor.num_envs}{'' if trainer.actors is None else ' over all actors'}"
         )
     variables = _variables(trainer, config["replay"])
     for name, variable in variables.items():

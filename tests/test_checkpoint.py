@@ -16,8 +16,10 @@ import pytest
 from keras import ops
 
 from sota_dqn import (
+    Actors,
     Atari,
     DQNTrainer,
+    RayActors,
     Replay,
     Sequences,
     backend,
@@ -192,6 +194,8 @@ def test_numbers_of_numpy_in_the_state(tmp_path):
 
 
 EXAMPLES = [
+    Actors(2, steps_per_update=[1, 4], weights_every=7),
+    RayActors(3, steps_per_chunk=9, num_cpus=0.5, resources={"simulator": 1}),
     Atari("ALE/MsPacman-v5", noop_max=5, life_loss=False),
     preprocessing.resize(84, width=80),
     preprocessing.crop(top=10),

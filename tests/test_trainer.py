@@ -41,7 +41,7 @@ def without_learning(trainer):
         return {name: np.zeros(learner.updates_per_call, "float32") for name in learner.metrics}
 
     trainer.learner.learn = learn
-    trainer.learner.add = lambda rows, steps, count: None
+    trainer.learner.add = lambda *rows: None
     return trainer
 
 
