@@ -16,6 +16,7 @@ from sota_dqn import (
 from sota_dqn.atari import Atari
 from sota_dqn.dqn import DQNTrainer
 from sota_dqn.inference import DQNInference
+from sota_dqn.one_step import OneStepTrainer
 from sota_dqn.replay import Replay
 from sota_dqn.sequences import Sequences
 from sota_dqn.version import __version__
@@ -24,6 +25,7 @@ __all__ = [
     "Atari",
     "DQNInference",
     "DQNTrainer",
+    "OneStepTrainer",
     "Replay",
     "Sequences",
     "__version__",

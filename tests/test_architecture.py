@@ -42,9 +42,13 @@ FLOORS = [
         "reporting",
         "checkpoint",
         "snapshot",
+        "shared",
+        "workers",
+        "worker_snapshot",
     },
+    {"trainer_base"},
     {"trainer"},
-    {"dqn", "inference", "plot"},
+    {"dqn", "one_step", "inference", "plot"},
     {"__init__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -57,6 +61,9 @@ SIDEWAYS = {
     ("sequences", "learner"),
     ("policies", "mixtures"),
     ("snapshot", "checkpoint"),
+    ("worker_snapshot", "checkpoint"),
+    ("worker_snapshot", "snapshot"),
+    ("workers", "actor"),
 }
 
 # Who may import what not everyone may.
