@@ -44,7 +44,7 @@ class OneStepTrainer(TrainerBase):
     Each worker is a thread with an environment of its own, explores with an epsilon of its own, and adds up the
     gradients of `local_max_steps` steps, or of those to an episode's end, before they are applied to the weights of
     all. The model is the user's own, `[B, *O]` to `[B, A]`. A compiled model brings its own optimizer and loss; one
-    that is not is compiled with the paper's RMSProp (learning rate 1e-4, decay 0.99, epsilon 0.1) and the squared error.
+    that is not is compiled with RMSProp (learning rate 1e-4, decay 0.99, epsilon 0.1) and the squared error.
 
     With one worker a run is determined by its seed. With more it is not: the order of their updates is that of the
     clock. Callbacks hear of episodes, updates and epochs at the end of an epoch, where the workers meet.
