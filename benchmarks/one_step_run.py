@@ -41,7 +41,7 @@ def build_network(task):
 
 
 def make_one_step(task, *, method, steps, workers=8, seed=0):
-    """Returns a trainer: annealed over the length of the run, all else the same for all classic-control tasks."""
+    """Returns a trainer: annealed over `steps`, all else the same for all classic-control tasks."""
     model = build_network(task)
     if task == GAME:
         model.compile(optimizer=keras.optimizers.RMSprop(7e-4, rho=0.99, epsilon=0.1), loss="mse")
@@ -50,13 +50,13 @@ def make_one_step(task, *, method, steps, workers=8, seed=0):
     else:
         model.compile(optimizer=keras.optimizers.Adam(1e-3), loss="mse")
         env = task
-        settings = {"target_network_update": 2_000, "epsilon_anneal": max(1, steps // 8)}
+        settings = {"target_network_update": 2_000, "epsilon_anneal": max(1, steps // 16)}
     return OneStepTrainer(env, model, method=method, workers=workers, learning_rate_anneal=steps, seed=seed, **settings)
 
 
 def measure(task, *, workers, seconds):
     """Returns the environment steps per second of training, over at least so many seconds after a warm-up."""
-    trainer = make_one_step(task, method="q", steps=8, workers=workers)  # every epsilon is soon a worker's final one
+    trainer = make_one_step(task, method="q", steps=1, workers=workers)  # every epsilon is soon a worker's final one
     trainer.train(WARM_UP, verbose=0)
     begun, steps = time.perf_counter(), trainer.steps
     while (elapsed := time.perf_counter() - begun) < seconds:
@@ -66,7 +66,11 @@ def measure(task, *, workers, seconds):
 
 
 def learn(task, *, agent, seed, steps, evaluate_every):
-    """Trains an agent, and returns its evaluations and, of the game, how a random agent plays."""
+    """Trains an agent, on a task until its first pass, on the game to the end.
+
+    Returns:
+        A dict of its evaluations and, of the game, the mean return of a random agent.
+    """
     random.seed(seed)  # Keras's initializers draw from it; `keras.utils.set_random_seed` imports TensorFlow, on JAX too
     if agent == "dqn":
         trainer = DQNTrainer(task, build_network(task), seed=seed)
@@ -74,7 +78,8 @@ def learn(task, *, agent, seed, steps, evaluate_every):
         trainer = make_one_step(task, method=agent, steps=steps, seed=seed)
     epsilon = EPSILON if task == GAME else 0.0
     evaluations = Evaluations(evaluate_every)
-    evaluation = callbacks.Evaluation(evaluate_every, episodes=EPISODES, epsilon=epsilon)
+    threshold = None if task == GAME else TASKS[task].threshold
+    evaluation = callbacks.Evaluation(evaluate_every, episodes=EPISODES, epsilon=epsilon, stop_at=threshold)
     trainer.train(steps=steps, callbacks=[evaluation, evaluations], verbose=0)
     result = {"evaluations": evaluations.found, "steps": trainer.steps, "updates": trainer.updates}
     trainer.close()

@@ -38,8 +38,9 @@ SETTINGS = {  # name: (default, what it is)
     "learning_rate_anneal": (0, "environment steps in which the learning rate falls to zero; 0 keeps it"),
     "rms_decay": (0.99, "of the mean of squared gradients, per update (rmsprop)"),
     "rms_epsilon": (0.1, "what is added to that mean (rmsprop)"),
-    "test_runs": (100, "games of the evaluation"),
-    "test_epsilon": (0.0, "probability of a random action in the evaluation and in the window"),
+    "evaluate_every": (0, "environment steps between two evaluations, which end a run that is good enough; 0: none"),
+    "test_runs": (100, "games of an evaluation"),
+    "test_epsilon": (0.0, "probability of a random action in evaluations and in the window"),
 }
 CHOICES = {
     "method": (["q", "sarsa"], "what a step's target bootstraps from: the best action, or the one taken next"),
@@ -54,12 +55,13 @@ SWITCHES = {
 PRESETS = {
     "cartpole": {
         "game": "CartPole-v1",
-        "global_max_steps": 400_000,
+        "global_max_steps": 800_000,
         "target_network_update": 2_000,
         "epsilon_anneal": 50_000,
         "learning_rate": 1e-3,
-        "learning_rate_anneal": 400_000,
+        "learning_rate_anneal": 800_000,
         "optimizer": "adam",
+        "evaluate_every": 10_000,
         "evaluate_model": True,
         "test_runs": 20,
     },
@@ -70,6 +72,8 @@ PRESETS = {
         "target_network_update": 10_000,
         "epsilon_anneal": 400_000,
         "learning_rate": 7e-4,
+        "learning_rate_anneal": 2_000_000,
+        "evaluate_every": 100_000,
         "evaluate_model": True,
         "test_runs": 20,
         "test_epsilon": 0.01,
@@ -173,6 +177,15 @@ def main():
     else:
         trainer = make_trainer(game, options)
     listeners = [callbacks.LearningCurve(run / "learning-curve.png"), callbacks.Checkpoint(run, save_every=100_000)]
+    if options.evaluate_every:
+        evaluation = callbacks.Evaluation(
+            options.evaluate_every,
+            episodes=options.test_runs,
+            epsilon=options.test_epsilon,
+            best_model=run / "best.keras",
+            stop_at=gymnasium.spec(game.id if isinstance(game, Atari) else game).reward_threshold,
+        )
+        listeners.append(evaluation)
     if options.log:
         run.mkdir(parents=True, exist_ok=True)
         csv = keras.callbacks.CSVLogger(run / "log.csv", append=options.resume)

@@ -191,6 +191,10 @@ class OneStepTrainer(TrainerBase):
     def _advance(self, limit, last_episode, interrupt, *, on_episode_end, batches):
         """Runs the workers until they have made `limit` steps in all, and then tells callbacks of what happened."""
         shared, before = self.shared, self.episodes
+        if any(worker.torn for worker in self.workers):
+            raise RuntimeError(
+                "An error has stopped a worker in the middle of a step. Go on from a checkpoint: load(path)."
+            )
         shared.publish()  # callbacks may have set weights
 
         def stopped():

@@ -77,7 +77,7 @@ class Worker:
         self.rewards = np.zeros(max_steps)
         self.length = 0  # of the segment so far
         self.episode_return, self.episode_length = 0.0, 0
-        self._torn = False  # whether an error has cut a step short
+        self.torn = False  # whether an error has cut a step short
         self._check("observation", self.observation)
 
     def run(self, learner, shared, clock):
@@ -88,14 +88,10 @@ class Worker:
             shared: A `Shared`.
             clock: A `Clock`.
         """
-        if self._torn:
-            raise RuntimeError(
-                "An error has stopped the workers in the middle of a step. Go on from a checkpoint: load(path)."
-            )
-        self._torn = True
+        self.torn = True
         while (step := shared.begin()) is not None:
             self.step(learner, shared, clock, step)
-        self._torn = False
+        self.torn = False
 
     def step(self, learner, shared, clock, step):
         """Makes one environment step, number `step` of all workers, and learns where a segment ends."""
@@ -129,7 +125,7 @@ class Worker:
 
     def close(self):
         """Closes the environment."""
-        self.environments.close(terminate=self._torn)
+        self.environments.close(terminate=self.torn)
 
     def state(self):
         """Returns what `restore` needs beside `arrays`, as plain numbers."""

@@ -68,8 +68,8 @@ def test_results_are_written(tmp_path):
     one_step.write(records, tmp_path)
     text = (tmp_path / "one_step.md").read_text()
     assert f"| {GAME}, jax | 100 | 180 | – | – | 1.80 |" in text
-    assert "| CartPole-v1 (475), q, jax | 1 of 1 | 20,000 | 40 | 0 of 1 | 400.0 | 100 |" in text
-    assert "| CartPole-v1 (475), sarsa, jax | 0 of 1 | – | – | 0 of 1 | 300.0 | 100 |" in text
+    assert "| CartPole-v1 (475), q, jax | 1 of 1 | 20,000 | 40 | 30,000 | 100 |" in text
+    assert "| CartPole-v1 (475), sarsa, jax | 0 of 1 | – | – | 30,000 | 100 |" in text
     assert f"| {GAME}, q, jax | 100,000 | 1.20 | 2.00 | 3.00 | 100 |" in text
     assert (tmp_path / "one_step.png").stat().st_size > 10_000
 
