@@ -171,8 +171,8 @@ def write(records, folder):
     if classic:
         parts += ["## Classic control\n", learning_table(classic)]
         parts.append(
-            f"A run ends at its first pass, one evaluation of {EPISODES} greedy episodes at the threshold: partly luck. "
-            "Seconds count from the start of the process.\n"
+            f"A run ends at its first pass, one evaluation of {EPISODES} greedy episodes at the threshold: partly "
+            "luck. Seconds count from the start of the process.\n"
         )
     if game:
         parts += ["## Breakout\n", game_table(game)]

@@ -108,7 +108,8 @@ def make_game(options):
     """Returns what is played: an `Atari` game for the id of one, old or new, else the id."""
     match = re.fullmatch(r"(?:ALE/)?(\w+?)(?:Deterministic|NoFrameskip)?-v[045]", options.game)
     name = match and f"ALE/{match[1]}-v5"
-    if options.game in gymnasium.registry and not options.game.startswith("ALE/") or name is None:
+    known = gymnasium.registry.get(options.game)  # games may be registered, as ale-py's, or not yet
+    if name is None or (known is not None and "ale_py" not in str(known.entry_point)):
         return options.game
     game = Atari(name, frameskip=options.frame_skip + 1, noop_max=options.no_op_max)
     print(f"{options.game} is played as {name} with frame_skip {options.frame_skip}: {game.protocol}.")
