@@ -13,16 +13,16 @@ from benchmarks import common
 from benchmarks.classic_control import outcome
 from benchmarks.common import Run, select
 from benchmarks.minatar import curve
-from benchmarks.one_step_run import AGENTS, GAME
 from benchmarks.tables import describe, median, render_number, render_table, write_markdown
-from benchmarks.tasks import EPISODES, TASKS
+from benchmarks.tasks import BREAKOUT, EPISODES, TASKS
 
 NAME = "one_step"
 WORKERS = (1, 2, 4, 8)
-SPEED_TASKS = ("CartPole-v1", GAME)
+SPEED_TASKS = ("CartPole-v1", BREAKOUT)
 STEPS = {"CartPole-v1": 800_000, "Acrobot-v1": 800_000}  # environment steps of the one-step methods, at most
-GAME_STEPS = 1_000_000  # environment steps; `--game-steps`
-EVALUATE_EVERY = {"CartPole-v1": 10_000, "Acrobot-v1": 10_000, GAME: 50_000}
+BREAKOUT_STEPS = 1_000_000  # environment steps; `--game-steps`
+EVALUATE_EVERY = {"CartPole-v1": 10_000, "Acrobot-v1": 10_000, BREAKOUT: 50_000}
+AGENTS = ("q", "sarsa", "dqn")
 PARTS = ("speed", "learning", "game")
 
 
@@ -35,7 +35,7 @@ def plan(options):
         runs += learning_runs(options)
     if "game" in options.parts:
         for backend in common.backends(options.backend):
-            runs.append(learning_run(GAME, "q", options.game_steps, EVALUATE_EVERY[GAME], backend, 0))
+            runs.append(learning_run(BREAKOUT, "q", options.game_steps, EVALUATE_EVERY[BREAKOUT], backend, 0))
     return runs
 
 
@@ -163,8 +163,8 @@ def plot(records, path):
 def write(records, folder):
     """Writes the results as Markdown, with the plot beside it."""
     speed, learned = select(records, what="speed"), select(records, what="learn")
-    game = select(learned, task=GAME)
-    classic = [record for record in learned if record["task"] != GAME]
+    game = select(learned, task=BREAKOUT)
+    classic = [record for record in learned if record["task"] != BREAKOUT]
     parts = []
     if speed:
         parts += ["## Environment steps per second of training\n", speed_table(speed)]
@@ -193,7 +193,7 @@ def main():
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS), help="that learn; default: all")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1, default %(default)s")
     parser.add_argument("--steps", type=int, help="environment steps of the one-step methods; default: the protocol's")
-    parser.add_argument("--game-steps", type=int, default=GAME_STEPS, help="likewise of the game, default %(default)s")
+    parser.add_argument("--game-steps", type=int, default=BREAKOUT_STEPS, help="likewise of the game, default %(default)s")
     parser.add_argument("--repetitions", type=int, default=3, help="of each speed, default %(default)s")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long a speed is measured, default %(default)s")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, on equal shares of the cores")

@@ -12,11 +12,9 @@ import keras
 
 from benchmarks.learning import PACKAGES, Evaluations, build_model
 from benchmarks.process import report
-from benchmarks.tasks import EPISODES, TASKS
+from benchmarks.tasks import BREAKOUT, EPISODES, TASKS
 from sota_dqn import Atari, DQNInference, DQNTrainer, OneStepTrainer, callbacks
 
-AGENTS = ("q", "sarsa", "dqn")
-GAME = "ALE/Breakout-v5"
 EPSILON = 0.01  # of evaluations of the game: a greedy agent may never serve the ball
 WARM_UP = 500  # steps before the clock
 FRAME_STACK = 4
@@ -25,7 +23,7 @@ RANDOM_GAMES = 100  # by which a random agent is measured
 
 def build_network(task):
     """Returns the network of Mnih et al. 2013 for the game, and that of `benchmarks.learning` for all else."""
-    if task != GAME:
+    if task != BREAKOUT:
         return build_model(task)
     return keras.Sequential(
         [
@@ -43,9 +41,9 @@ def build_network(task):
 def make_one_step(task, *, method, steps, workers=8, seed=0):
     """Returns a trainer: annealed over `steps`, all else the same for all classic-control tasks."""
     model = build_network(task)
-    if task == GAME:
+    if task == BREAKOUT:
         model.compile(optimizer=keras.optimizers.RMSprop(7e-4, rho=0.99, epsilon=0.1), loss="mse")
-        env = Atari(GAME, num_threads=1)
+        env = Atari(BREAKOUT, num_threads=1)
         settings = {"target_network_update": 10_000, "epsilon_anneal": max(1, steps // 5), "frame_stack": FRAME_STACK}
     else:
         model.compile(optimizer=keras.optimizers.Adam(1e-3), loss="mse")
@@ -76,15 +74,15 @@ def learn(task, *, agent, seed, steps, evaluate_every):
         trainer = DQNTrainer(task, build_network(task), seed=seed)
     else:
         trainer = make_one_step(task, method=agent, steps=steps, seed=seed)
-    epsilon = EPSILON if task == GAME else 0.0
+    epsilon = EPSILON if task == BREAKOUT else 0.0
     evaluations = Evaluations(evaluate_every)
-    threshold = None if task == GAME else TASKS[task].threshold
+    threshold = None if task == BREAKOUT else TASKS[task].threshold
     evaluation = callbacks.Evaluation(evaluate_every, episodes=EPISODES, epsilon=epsilon, stop_at=threshold)
     trainer.train(steps=steps, callbacks=[evaluation, evaluations], verbose=0)
     result = {"evaluations": evaluations.found, "steps": trainer.steps, "updates": trainer.updates}
     trainer.close()
-    if task == GAME:
-        playing = DQNInference(trainer.model, env=Atari(GAME), frame_stack=FRAME_STACK, epsilon=1)
+    if task == BREAKOUT:
+        playing = DQNInference(trainer.model, env=Atari(BREAKOUT), frame_stack=FRAME_STACK, epsilon=1)
         result["random"] = playing.evaluate(RANDOM_GAMES)["return_mean"]
     return result
 
@@ -95,17 +93,17 @@ def main():
     commands = parser.add_subparsers(dest="what", required=True)
     speed, learning = commands.add_parser("speed"), commands.add_parser("learn")
     for command in (speed, learning):
-        command.add_argument("--task", choices=[*TASKS, GAME], required=True)
+        command.add_argument("--task", choices=[*TASKS, BREAKOUT], required=True)
     speed.add_argument("--workers", type=int, required=True)
     speed.add_argument("--seconds", type=float, default=10.0, help="how long to measure")
-    learning.add_argument("--agent", choices=AGENTS, required=True)
+    learning.add_argument("--agent", choices=["q", "sarsa", "dqn"], required=True)
     learning.add_argument("--seed", type=int, required=True)
     learning.add_argument("--steps", type=int, required=True, help="environment steps")
     learning.add_argument("--evaluate-every", type=int, default=10_000, help="environment steps")
     options = vars(parser.parse_args())
     what, task = options.pop("what"), options.pop("task")
     result = measure(task, **options) if what == "speed" else learn(task, **options)
-    report(result, packages=(*PACKAGES, *(["ale-py"] if task == GAME else []), keras.config.backend()))
+    report(result, packages=(*PACKAGES, *(["ale-py"] if task == BREAKOUT else []), keras.config.backend()))
 
 
 if __name__ == "__main__":

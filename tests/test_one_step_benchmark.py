@@ -9,7 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not installed with the package
 
 from benchmarks import one_step
-from benchmarks.one_step_run import GAME, learn, measure
+from benchmarks.one_step_run import learn, measure
+from benchmarks.tasks import BREAKOUT
 
 
 def options(monkeypatch, tmp_path, *arguments):
@@ -33,7 +34,7 @@ def test_plan(monkeypatch, tmp_path):
         ("CartPole-v1", "q"),
         ("CartPole-v1", "sarsa"),
         ("Acrobot-v1", "dqn"),
-        (GAME, "q"),
+        (BREAKOUT, "q"),
     }
     assert all(run.environment["KERAS_BACKEND"] == run.key["backend"] for run in runs)
     few = options(
@@ -55,7 +56,7 @@ def test_results_are_written(tmp_path):
         "backend": "jax",
     }
     records = [
-        {"what": "speed", "task": GAME, "workers": workers, "repetition": i, "steps_per_second": rate, **common}
+        {"what": "speed", "task": BREAKOUT, "workers": workers, "repetition": i, "steps_per_second": rate, **common}
         for workers, rates in ((1, (90, 100, 200)), (2, (180, 300, 160)))
         for i, rate in enumerate(rates)
     ]
@@ -63,14 +64,14 @@ def test_results_are_written(tmp_path):
         curve = [[10_000 * i, 20.0 * i, value] for i, value in enumerate(returns, 1)]
         learned = {"what": "learn", "task": "CartPole-v1", "agent": agent, "seed": 0, "steps": 30_000}
         records.append({**learned, "evaluations": curve, **common})
-    played = {"what": "learn", "task": GAME, "agent": "q", "seed": 0, "steps": 100_000, "random": 1.2}
+    played = {"what": "learn", "task": BREAKOUT, "agent": "q", "seed": 0, "steps": 100_000, "random": 1.2}
     records.append({**played, "evaluations": [[50_000, 100.0, 3.0], [100_000, 200.0, 2.0]], **common})
     one_step.write(records, tmp_path)
     text = (tmp_path / "one_step.md").read_text()
-    assert f"| {GAME}, jax | 100 | 180 | – | – | 1.80 |" in text
+    assert f"| {BREAKOUT}, jax | 100 | 180 | – | – | 1.80 |" in text
     assert "| CartPole-v1 (475), q, jax | 1 of 1 | 20,000 | 40 | 30,000 | 100 |" in text
     assert "| CartPole-v1 (475), sarsa, jax | 0 of 1 | – | – | 30,000 | 100 |" in text
-    assert f"| {GAME}, q, jax | 100,000 | 1.20 | 2.00 | 3.00 | 100 |" in text
+    assert f"| {BREAKOUT}, q, jax | 100,000 | 1.20 | 2.00 | 3.00 | 100 |" in text
     assert (tmp_path / "one_step.png").stat().st_size > 10_000
 
 
