@@ -193,7 +193,7 @@ def main():
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS), help="that learn; default: all")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1, default %(default)s")
     parser.add_argument("--steps", type=int, help="environment steps of the one-step methods; default: the protocol's")
-    parser.add_argument("--game-steps", type=int, default=BREAKOUT_STEPS, help="likewise of the game, default %(default)s")
+    parser.add_argument("--game-steps", type=int, default=BREAKOUT_STEPS, help="of the game, default %(default)s")
     parser.add_argument("--repetitions", type=int, default=3, help="of each speed, default %(default)s")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long a speed is measured, default %(default)s")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, on equal shares of the cores")
