@@ -17,7 +17,8 @@ from benchmarks.tables import describe, median, render_number, render_table, wri
 from benchmarks.tasks import BREAKOUT, EPISODES, TASKS
 
 NAME = "one_step"
-WORKERS = (1, 2, 4, 8)
+# Workers, and processes with so many workers each: what two processes make in sum, two threads could at best.
+SPEEDS = ((1, 1), (2, 1), (1, 2), (4, 1), (8, 1))
 SPEED_TASKS = ("CartPole-v1", BREAKOUT)
 STEPS = {"CartPole-v1": 800_000, "Acrobot-v1": 800_000}  # environment steps of the one-step methods, at most
 BREAKOUT_STEPS = 1_000_000  # environment steps; `--game-steps`
@@ -45,10 +46,12 @@ def speed_runs(options):
     for repetition in range(options.repetitions):
         for task in SPEED_TASKS:
             for backend in common.backends(options.backend):
-                for workers in WORKERS:
-                    key = {"what": "speed", "task": task, "workers": workers, "backend": backend}
-                    arguments = ["--task", task, "--workers", str(workers), "--seconds", str(options.seconds)]
+                for workers, processes in SPEEDS:
+                    counts = {"workers": workers, "processes": processes}
+                    key = {"what": "speed", "task": task, **counts, "backend": backend}
+                    arguments = ["--task", task, "--workers", str(workers), "--processes", str(processes)]
                     command = [sys.executable, "-m", "benchmarks.one_step_run", "speed", *arguments]
+                    command += ["--seconds", str(options.seconds)]
                     # Workers fill the cores: an operation of one must not take the core of another.
                     environment = {"KERAS_BACKEND": backend, "TF_NUM_INTRAOP_THREADS": "1"}
                     runs.append(Run({**key, "repetition": repetition}, command, environment))
@@ -79,17 +82,20 @@ def learning_run(task, agent, steps, evaluate_every, backend, seed):
 
 
 def speed_table(records):
-    """Returns the table of medians of steps per second, and what two workers make of one."""
+    """Returns the table of medians of steps per second, and what two workers make of one and of two processes."""
     rows = []
     for task, backend in dict.fromkeys((r["task"], r["backend"]) for r in records):
-        rates = []
-        for workers in WORKERS:
-            found = select(records, task=task, backend=backend, workers=workers)
-            rates.append(statistics.median(r["steps_per_second"] for r in found) if found else None)
-        ratio = None if None in rates[:2] else rates[1] / rates[0]
-        rows.append([f"{task}, {backend}", *(render_number(rate, 0) for rate in rates), render_number(ratio, 2)])
-    header = ["", *(f"{workers} worker{'s' if workers > 1 else ''}" for workers in WORKERS), "2 against 1"]
-    return render_table(header, rows)
+        rates = {}
+        for workers, processes in SPEEDS:
+            found = select(records, task=task, backend=backend, workers=workers, processes=processes)
+            if found:
+                rates[workers, processes] = statistics.median(r["steps_per_second"] for r in found)
+        two = rates.get((2, 1))
+        ratios = [two / rates[other] if two and other in rates else None for other in ((1, 1), (1, 2))]
+        cells = [render_number(rates.get(speed), 0) for speed in SPEEDS]
+        rows.append([f"{task}, {backend}", *cells, *(render_number(ratio, 2) for ratio in ratios)])
+    names = ["1 worker", "2 workers", "2 processes of 1", "4 workers", "8 workers"]
+    return render_table(["", *names, "2 workers against 1", "against 2 processes"], rows)
 
 
 def groups(records):

@@ -5,7 +5,10 @@
 """
 
 import argparse
+import json
 import random
+import subprocess
+import sys
 import time
 
 import keras
@@ -63,6 +66,17 @@ def measure(task, *, workers, seconds):
     return {"steps_per_second": (trainer.steps - steps) / elapsed}
 
 
+def measure_processes(task, *, processes, workers, seconds):
+    """Returns the same of so many processes at the same time, each with `workers` of its own: the sum."""
+    if processes == 1:
+        return measure(task, workers=workers, seconds=seconds)
+    arguments = ["--task", task, "--workers", str(workers), "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.one_step_run", "speed", *arguments]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    said = [process.communicate()[0] for process in running]
+    return {"steps_per_second": sum(json.loads(text.splitlines()[-1])["steps_per_second"] for text in said)}
+
+
 def learn(task, *, agent, seed, steps, evaluate_every):
     """Trains an agent, on a task until its first pass, on the game to the end.
 
@@ -95,6 +109,7 @@ def main():
     for command in (speed, learning):
         command.add_argument("--task", choices=[*TASKS, BREAKOUT], required=True)
     speed.add_argument("--workers", type=int, required=True)
+    speed.add_argument("--processes", type=int, default=1, help="that run at the same time, sharing nothing")
     speed.add_argument("--seconds", type=float, default=10.0, help="how long to measure")
     learning.add_argument("--agent", choices=["q", "sarsa", "dqn"], required=True)
     learning.add_argument("--seed", type=int, required=True)
@@ -102,7 +117,7 @@ def main():
     learning.add_argument("--evaluate-every", type=int, default=10_000, help="environment steps")
     options = vars(parser.parse_args())
     what, task = options.pop("what"), options.pop("task")
-    result = measure(task, **options) if what == "speed" else learn(task, **options)
+    result = measure_processes(task, **options) if what == "speed" else learn(task, **options)
     report(result, packages=(*PACKAGES, *(["ale-py"] if task == BREAKOUT else []), keras.config.backend()))
 
 

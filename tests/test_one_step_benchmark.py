@@ -28,7 +28,7 @@ def test_plan(monkeypatch, tmp_path):
     keys = [tuple(run.key.items()) for run in runs]
     assert len(set(keys)) == len(keys)
     speed = [run for run in runs if run.key["what"] == "speed"]
-    assert {run.key["workers"] for run in speed} == {1, 2, 4, 8} and len(speed) == 4 * 2 * 2 * 3
+    assert {run.key["workers"] for run in speed} == {1, 2, 4, 8} and len(speed) == 5 * 2 * 2 * 3
     learning = [run for run in runs if run.key["what"] == "learn"]
     assert {(run.key["task"], run.key["agent"]) for run in learning} >= {
         ("CartPole-v1", "q"),
@@ -56,8 +56,16 @@ def test_results_are_written(tmp_path):
         "backend": "jax",
     }
     records = [
-        {"what": "speed", "task": BREAKOUT, "workers": workers, "repetition": i, "steps_per_second": rate, **common}
-        for workers, rates in ((1, (90, 100, 200)), (2, (180, 300, 160)))
+        {
+            "what": "speed",
+            "task": BREAKOUT,
+            "workers": workers,
+            "processes": processes,
+            "repetition": i,
+            "steps_per_second": rate,
+            **common,
+        }
+        for workers, processes, rates in ((1, 1, (90, 100, 200)), (2, 1, (180, 300, 160)), (1, 2, (200, 210, 190)))
         for i, rate in enumerate(rates)
     ]
     for agent, returns in (("q", (100, 480, 400)), ("sarsa", (100, 200, 300))):
@@ -68,7 +76,7 @@ def test_results_are_written(tmp_path):
     records.append({**played, "evaluations": [[50_000, 100.0, 3.0], [100_000, 200.0, 2.0]], **common})
     one_step.write(records, tmp_path)
     text = (tmp_path / "one_step.md").read_text()
-    assert f"| {BREAKOUT}, jax | 100 | 180 | – | – | 1.80 |" in text
+    assert f"| {BREAKOUT}, jax | 100 | 180 | 200 | – | – | 1.80 | 0.90 |" in text
     assert "| CartPole-v1 (475), q, jax | 1 of 1 | 20,000 | 40 | 30,000 | 100 |" in text
     assert "| CartPole-v1 (475), sarsa, jax | 0 of 1 | – | – | 30,000 | 100 |" in text
     assert f"| {BREAKOUT}, q, jax | 100,000 | 1.20 | 2.00 | 3.00 | 100 |" in text
