@@ -13,10 +13,12 @@ import numpy as np
 from keras import ops
 
 from sota_dqn import backend, losses, worker_snapshot
+from sota_dqn.actor import Choice
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive
 from sota_dqn.environments import Environments, episode_seeds, is_vector, make_factory, make_vector
-from sota_dqn.models import check_model, is_recurrent
+from sota_dqn.models import check_model, has_convolutions, is_recurrent
+from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.reporting import Clock, Epoch
 from sota_dqn.schedules import linear
@@ -117,6 +119,7 @@ class OneStepTrainer(TrainerBase):
         env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
         if not hasattr(env, "make_vector"):
             _check_env(env, workers)
+        super().__init__(env, model, eval_env=eval_env, frame_stack=frame_stack, report_every=report_every, seed=seed)
         finals, weights = list(final_epsilons), np.array(list(final_epsilons.values()), "float64")
         self.workers = []
         for number, worker_seed in enumerate(episode_seeds([seed, 2**32 - 2], workers)):
@@ -144,15 +147,14 @@ class OneStepTrainer(TrainerBase):
         seen = first.seen if frame_stack is None else merge_frames(ops.convert_to_tensor(first.seen))
         self.num_actions = int(first.environments.action_space.n)
         check_model(model, seen, self.num_actions)
-        super().__init__(
-            env,
+        self.preprocess = first.preprocess
+        self.epoch = Epoch(METRICS)
+        self._evaluated = Choice(
             model,
-            eval_env=eval_env,
-            preprocess=first.preprocess,
-            frame_stack=frame_stack,
-            report_every=report_every,
-            seed=seed,
-            epoch=Epoch(METRICS),
+            EpsilonGreedy(lambda epsilon: epsilon),
+            random=None,
+            convolutions=has_convolutions(model),
+            stacked=frame_stack is not None,
         )
         if not model.compiled:
             optimizer = keras.optimizers.RMSprop(1e-4, rho=0.99, epsilon=0.1)

@@ -17,43 +17,35 @@ from sota_dqn.actor import Choice, Frames
 from sota_dqn.checks import check_positive
 from sota_dqn.environments import episode_seeds, make_evaluation_factory
 from sota_dqn.evaluation import describe, play_episodes, summarize
-from sota_dqn.models import has_convolutions
-from sota_dqn.policies import EpsilonGreedy
-from sota_dqn.reporting import Batches, Clock, Interrupt, Record
+from sota_dqn.preprocessing import Preprocessing
+from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record
 
 __all__ = ["TrainerBase"]
 
 
 class TrainerBase(abc.ABC):
-    """A run: its totals, its history, and the calls that go on with it.
+    """A run: its totals, its history, and the calls that go on with it. A trainer sets the fields that are declared.
 
     Args:
         env: What is trained in, as the user passes it, Atari games as `Atari`.
         model: A checked Keras model.
         eval_env: What to evaluate in; None for one like `env`.
-        preprocess: A `Preprocessing`.
         frame_stack: Frames that make one observation of the model; None for no stack.
         report_every: Environment steps in an epoch.
         seed: From which all chance of the run is made.
-        epoch: An `Epoch`.
     """
 
-    def __init__(self, env, model, *, eval_env, preprocess, frame_stack, report_every, seed, epoch):
+    epoch: Epoch
+    preprocess: Preprocessing
+    _evaluated: Choice  # called with epsilon for the step
+
+    def __init__(self, env, model, *, eval_env, frame_stack, report_every, seed):
         self.model = model
-        self.preprocess = preprocess
         self.frame_stack = frame_stack
         self.report_every = report_every
         self.seed = seed
-        self.epoch = epoch
         self._make_env = make_evaluation_factory(env, eval_env)
         self._protocol = getattr(env if eval_env is None else eval_env, "protocol", None)
-        self._evaluated = Choice(
-            model,
-            EpsilonGreedy(lambda epsilon: epsilon),  # called with epsilon for the step
-            random=None,
-            convolutions=has_convolutions(model),
-            stacked=frame_stack is not None,
-        )
         self._clock = Clock(False)
         self.run = secrets.token_hex(4)  # names it; a run that is resumed keeps its own
         self.steps = self.episodes = self.evaluations = 0
@@ -94,9 +86,11 @@ class TrainerBase(abc.ABC):
         """Trains the model; a second call goes on where the first stopped.
 
         Args:
-            steps: Further environment steps, summed over the environments.
+            steps: Further environment steps, summed over the environments. Where these are stepped side by side it is
+                rounded up to a step of all of them.
             episodes: Further episodes. The first of the two that is reached ends the training.
-            callbacks: Keras callbacks or those of `sota_dqn.callbacks`. An epoch is `report_every` steps.
+            callbacks: Keras callbacks or those of `sota_dqn.callbacks`. An epoch is `report_every` steps, a batch is
+                one compiled call of updates.
             verbose: 0 is silent, 1 shows the progress; `"auto"` is 1.
             profile: Whether to measure the time of each phase, into `self.profile` (seconds), and to print it.
 
@@ -162,13 +156,14 @@ class TrainerBase(abc.ABC):
     def load(cls, path, *, custom_objects=None, **given):
         """Returns the trainer of a checkpoint, ready to go on.
 
-        With environments that are not deterministic under their seed it goes on with fresh episodes, and says so.
+        On a CPU, with environments that are deterministic under their seed, a run in one thread ends bit for bit as if
+        it had not been stopped. With others it goes on with fresh episodes, and says so.
 
         Args:
             path: The checkpoint's directory.
             custom_objects: A dict of the names and classes of the model's own layers.
-            **given: Arguments of the trainer that the checkpoint cannot hold (an environment's callable, preprocessing
-                of your own), or that are to be others from now on.
+            **given: Arguments of the trainer that the checkpoint cannot hold (an environment's callable, preprocessing,
+                a target, policy or penalty of your own), or that are to be others from now on.
 
         Raises:
             FileNotFoundError: If there is no checkpoint.
