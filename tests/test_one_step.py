@@ -454,19 +454,21 @@ def test_one_worker_resumes_bit_for_bit(method, tmp_path):
         layers = [keras.Input((4, 2)), keras.layers.Flatten(), keras.layers.Dense(8, activation="tanh")]
         model = keras.Sequential([*layers, keras.layers.Dense(2)])
         model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse")
-        return make(model=model, workers=1, frame_stack=2, method=method, learning_rate_anneal=300)
+        settings = {"frame_stack": 2, "method": method, "learning_rate_anneal": 300, "report_every": 1}
+        return make(model=model, workers=1, **settings)
 
-    through = stacked()
-    through.train(73, verbose=0)  # in the middle of a segment, of an episode and of an epoch
-    through.train(60, verbose=0)
     stopped = stacked()
-    stopped.train(73, verbose=0)
-    assert stopped.workers[0].length > 0 and stopped.workers[0].episode_length > 0
+    stopped.train(70, verbose=0)
+    worker = stopped.workers[0]
+    while not (worker.length and worker.episode_length):  # in the middle of a segment and of an episode
+        stopped.train(1, verbose=0)
+    through = stacked()
+    through.train(130, verbose=0)
     stopped.save(tmp_path)
     resumed = OneStepTrainer.load(tmp_path)
     assert resumed.run == stopped.run
     np.testing.assert_equal(state_of(resumed), state_of(stopped))
-    resumed.train(60, verbose=0)
+    resumed.train(130 - resumed.steps, verbose=0)
     np.testing.assert_equal(state_of(resumed), state_of(through))
     for trainer in (through, stopped, resumed):
         trainer.close()
