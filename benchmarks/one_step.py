@@ -19,7 +19,7 @@ from benchmarks.tasks import BREAKOUT, EPISODES, TASKS
 NAME = "one_step"
 # Workers, and processes with so many workers each: what two processes make in sum, two threads could at best.
 SPEEDS = ((1, 1), (2, 1), (1, 2), (4, 1), (8, 1))
-SPEED_TASKS = ("CartPole-v1", BREAKOUT)
+SPEED_TASKS = (BREAKOUT, "CartPole-v1")
 STEPS = {"CartPole-v1": 800_000, "Acrobot-v1": 800_000}  # environment steps of the one-step methods, at most
 BREAKOUT_STEPS = 1_000_000  # environment steps; `--game-steps`
 EVALUATE_EVERY = {"CartPole-v1": 10_000, "Acrobot-v1": 10_000, BREAKOUT: 50_000}
