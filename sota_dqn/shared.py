@@ -2,8 +2,9 @@
 
 Weights are published as a list of arrays that nobody changes: an update makes new ones and puts them in the place of
 the old in one step. Whoever took the old list goes on with it, so that no worker ever reads half an update. Updates are
-applied one after the other, under a lock, and each is applied once. Steps are counted under the same lock, and the step
-that reaches a multiple of the target's interval refreshes the target: none is lost, and no refresh is skipped.
+applied one after the other, under a lock, and each is applied once; nothing else waits for that lock. Steps are
+counted under another, and the step that reaches a multiple of the target's interval refreshes the target: no step is
+lost, and no refresh is skipped.
 """
 
 import threading
@@ -32,7 +33,7 @@ class Shared:
         self.optimizer = optimizer
         self.target_update = target_update
         self.learning_rate = learning_rate
-        self.lock = threading.Lock()
+        self._applying, self._counting = threading.Lock(), threading.Lock()
         self.steps = self.updates = self.refreshes = 0
         self.episodes = []  # that ended since the last `collect`, as (total steps then, `Episode`)
         self.metrics = []  # of the updates since then
@@ -59,7 +60,7 @@ class Shared:
 
     def begin(self):
         """Reserves a step and returns how many were reserved before it, in all; None where workers are to stop."""
-        with self.lock:
+        with self._counting:
             if self._begun >= self._limit or self._stopped():
                 return None
             self._begun += 1
@@ -67,7 +68,7 @@ class Shared:
 
     def finish(self, episode=None):
         """Counts a step that is complete, refreshes the target where it is due, and keeps the episode that ended."""
-        with self.lock:
+        with self._counting:
             self.steps += 1
             if episode is not None:
                 self.episodes.append((self.steps, episode))
@@ -77,7 +78,7 @@ class Shared:
 
     def read(self):
         """Returns the weights and the target weights, two lists of arrays."""
-        with self.lock:
+        with self._counting:
             return self.weights, self.target
 
     def apply(self, gradients, others, metrics):
@@ -88,7 +89,7 @@ class Shared:
             others: New values of the variables that are not trained, such as the moving averages of a normalization.
             metrics: A dict of float32 scalars.
         """
-        with self.lock:
+        with self._applying:
             rate = 0.0 if self.learning_rate is None else self.learning_rate(self.steps)
             self.weights = self._update(gradients, others, np.float32(rate))
             self.updates += 1
