@@ -34,7 +34,7 @@ def plan(options):
         runs += speed_runs(options)
     if "learning" in options.parts:
         runs += learning_runs(options)
-    if "game" in options.parts:
+    if "game" in options.parts and BREAKOUT in options.tasks:
         for backend in common.backends(options.backend):
             runs.append(learning_run(BREAKOUT, "q", options.game_steps, EVALUATE_EVERY[BREAKOUT], backend, 0))
     return runs
@@ -44,7 +44,7 @@ def speed_runs(options):
     """Returns the runs that measure steps per second."""
     runs = []
     for repetition in range(options.repetitions):
-        for task in SPEED_TASKS:
+        for task in [task for task in SPEED_TASKS if task in options.tasks]:
             for backend in common.backends(options.backend):
                 for workers, processes in SPEEDS:
                     counts = {"workers": workers, "processes": processes}
@@ -62,7 +62,7 @@ def learning_runs(options):
     """Returns the runs that learn classic control: for each seed all agents alternate."""
     runs = []
     for seed in range(options.seeds):
-        for task in options.tasks:
+        for task in [task for task in STEPS if task in options.tasks]:
             for agent in options.agents:
                 own = agent != "dqn"
                 steps = (options.steps or STEPS[task]) if own else TASKS[task].cap
@@ -195,7 +195,8 @@ def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
-    parser.add_argument("--tasks", nargs="+", choices=STEPS, default=list(STEPS), help="that are learned; default: all")
+    tasks = [*STEPS, BREAKOUT]
+    parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks, help="default: all")
     parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS), help="that learn; default: all")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1, default %(default)s")
     parser.add_argument("--steps", type=int, help="environment steps of the one-step methods; default: the protocol's")

@@ -19,7 +19,7 @@ from benchmarks.tasks import BREAKOUT, EPISODES, TASKS
 from sota_dqn import Atari, DQNInference, DQNTrainer, OneStepTrainer, callbacks
 
 EPSILON = 0.01  # of evaluations of the game: a greedy agent may never serve the ball
-WARM_UP = 500  # steps before the clock
+WARM_UP = 100  # steps before the clock: the first update compiles
 FRAME_STACK = 4
 RANDOM_GAMES = 100  # by which a random agent is measured
 
