@@ -5,8 +5,19 @@ To add a task, add a line to `TASKS`.
 
 from typing import NamedTuple
 
-__all__ = ["CONSECUTIVE", "EPISODES", "TASKS", "Evaluation", "Task", "add_arguments", "area_under_curve", "passed"]
+__all__ = [
+    "BREAKOUT",
+    "CONSECUTIVE",
+    "EPISODES",
+    "TASKS",
+    "Evaluation",
+    "Task",
+    "add_arguments",
+    "area_under_curve",
+    "passed",
+]
 
+BREAKOUT = "ALE/Breakout-v5"
 EPISODES = 20  # greedy episodes in one evaluation
 CONSECUTIVE = 3  # evaluations in a row at the threshold that count as solved
 

@@ -17,6 +17,7 @@ from sota_dqn.actor_pool import Actors
 from sota_dqn.atari import Atari
 from sota_dqn.dqn import DQNTrainer
 from sota_dqn.inference import DQNInference
+from sota_dqn.one_step import OneStepTrainer
 from sota_dqn.ray_actors import RayActors
 from sota_dqn.replay import Replay
 from sota_dqn.sequences import Sequences
@@ -28,6 +29,7 @@ __all__ = [
     "DQNInference",
     "DQNTrainer",
     "RayActors",
+    "OneStepTrainer",
     "Replay",
     "Sequences",
     "__version__",

@@ -4,7 +4,7 @@ Actors and learner run at their own paces, held within two bounds on the environ
 for no more steps beyond the upper one, and the learner makes no update below the lower one. After Horgan et al. 2018
 (Ape-X), whose actors compute first priorities, and Cassirer et al. 2021 (Reverb), whose rate limiter has such bounds.
 
-What an actor does is in `worker.py`, how it is reached in `processes.py`, or `ray_actors.py` for other machines.
+What an actor does is in `remote_actor.py`, how it is reached in `processes.py`, or `ray_actors.py` for other machines.
 """
 
 import math
@@ -18,8 +18,8 @@ from sota_dqn.checks import check_positive
 from sota_dqn.environments import Environments, is_vector, make_vector
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.processes import SLOTS, Died, Processes, chunk_layout
+from sota_dqn.remote_actor import Specification, pack_model
 from sota_dqn.types import recorded
-from sota_dqn.worker import Specification, pack_model
 
 __all__ = ["ActorPool", "Actors"]
 

@@ -23,8 +23,8 @@ import cloudpickle
 import numpy as np
 
 from sota_dqn import backend
+from sota_dqn.remote_actor import RemoteActor
 from sota_dqn.types import Steps
-from sota_dqn.worker import Worker
 
 __all__ = ["SLOTS", "Died", "Processes", "actor_environment", "chunk_layout", "pack", "run"]
 
@@ -237,27 +237,27 @@ def run(connection, memory, given):
     try:
         specification, *layouts = cloudpickle.loads(pickled)
         slots, weights = _map(mmap.mmap(memory, 0), *layouts)
-        _serve(Worker(specification), connection, inbox, slots, weights)
+        _serve(RemoteActor(specification), connection, inbox, slots, weights)
     except Exception:
         connection.send(("died", traceback.format_exc()))
         sys.exit(1)
 
 
-def _serve(worker, connection, inbox, slots, weights):
+def _serve(actor, connection, inbox, slots, weights):
     """Does what the learner asks for until it is enough."""
     while True:
         since = time.perf_counter()
         kind, *values = inbox.get()
         if kind == "stop":
-            worker.close()
+            actor.close()
             return
         if kind == "load":
-            worker.load([place.copy() for place in weights], *values)
+            actor.load([place.copy() for place in weights], *values)
             connection.send(("loaded",))
             continue
         waited = time.perf_counter() - since
         slot, steps = values
-        chunk = worker.collect(steps)
+        chunk = actor.collect(steps)
         errors = [] if isinstance(chunk.td_error, tuple) else [chunk.td_error]
         rows = [chunk.streams, chunk.times, *chunk.steps, *chunk.states, *errors]
         for place, array in zip(slots[slot], rows, strict=True):

@@ -16,8 +16,8 @@ from keras import ops
 
 from sota_dqn.actor_pool import Actors
 from sota_dqn.processes import SLOTS, Died, actor_environment, pack
+from sota_dqn.remote_actor import RemoteActor
 from sota_dqn.types import recorded
-from sota_dqn.worker import Worker
 
 __all__ = ["Cluster", "RayActors"]
 
@@ -164,7 +164,7 @@ class Remote:
     """
 
     def __init__(self, pickled):
-        self.worker = Worker(cloudpickle.loads(pickled))
+        self.actor = RemoteActor(cloudpickle.loads(pickled))
         self.idle_since = time.perf_counter()
 
     def process(self):
@@ -173,11 +173,11 @@ class Remote:
 
     def load(self, weights, updates):
         """Takes over weights."""
-        self.worker.load([ops.copy(values) for values in weights], updates)
+        self.actor.load([ops.copy(values) for values in weights], updates)
 
     def collect(self, steps):
         """Returns a `Chunk`."""
         waited = time.perf_counter() - self.idle_since
-        chunk = self.worker.collect(steps)
+        chunk = self.actor.collect(steps)
         self.idle_since = time.perf_counter()
         return chunk._replace(waited=waited)

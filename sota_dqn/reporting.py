@@ -26,6 +26,7 @@ class Epoch:
         self.metrics = metrics
         self.policies = policies
         self.seconds = 0.0  # of all epochs that have ended
+        self.more: dict[str, float] = {}  # that the next logs tell
         self._until: int | None = None  # the total of steps at which the epoch ends
         self._clear()
 
@@ -70,6 +71,7 @@ class Epoch:
             "steps_per_second": (steps - steps_before) / seconds,
             "updates_per_second": (updates - updates_before) / seconds,
             "seconds": self.seconds,
+            **self.more,
         }
         self._clear()
         return logs

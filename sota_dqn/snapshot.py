@@ -8,7 +8,17 @@ import numpy as np
 from sota_dqn import backend, checkpoint
 from sota_dqn.spaces import describe_space
 
-__all__ = ["arguments_of", "load_model", "rescue", "restore", "save", "settings"]
+__all__ = [
+    "arguments_of",
+    "check_spaces_of",
+    "huber_delta",
+    "load_model",
+    "rescue",
+    "restore",
+    "save",
+    "settings",
+    "spaces_of",
+]
 
 
 def save(trainer, path, *, replay):
@@ -19,10 +29,10 @@ def save(trainer, path, *, replay):
         "steps": trainer.steps,
         "updates": trainer.updates,
         "episodes": trainer.episodes,
-        **_spaces(trainer),
+        **spaces_of(trainer.actor.environments, trainer.actor.preprocess),
         "replay": replay,
         "clip_rewards": trainer.actor.clip_rewards,
-        "huber_delta": _huber_delta(trainer.model.loss),
+        "huber_delta": huber_delta(trainer.model.loss),
         **settings(trainer),
     }
     state = {
@@ -52,7 +62,7 @@ def rescue(trainer, error, path, *, replay):
     """Writes a checkpoint after `error`, and notes in it where that is."""
     try:
         path = pathlib.Path(path).absolute()
-        save(trainer, path, replay=replay)
+        trainer.save(path, replay=replay)
         error.add_note(f"What was learned so far is in {path}: {type(trainer).__name__}.load({str(path)!r}) goes on.")
     except Exception as failure:
         error.add_note(f"A checkpoint could not be written to {path} either: {failure}")
@@ -84,10 +94,7 @@ def restore(trainer, found):
         ValueError: If the checkpoint is of another environment, or its arrays do not fit. Nothing is changed then.
     """
     config, state = found.config, found.state
-    spaces = _spaces(trainer)
-    if any(config[name] != value for name, value in spaces.items()):
-        theirs = {name: config[name] for name in spaces}
-        raise ValueError(f"The checkpoint {found.path} is of another environment: {theirs}. Received: {spaces}")
+    check_spaces_of(found, trainer.actor.environments, trainer.actor.preprocess)
     num_envs = len(state["actor"]["count"])
     if num_envs != trainer.actor.num_envs:
         raise ValueError(
@@ -113,20 +120,27 @@ def restore(trainer, found):
     return trainer.actor.restore(state["actor"], {name: np.array(found.array(name)) for name in names})
 
 
-def _huber_delta(loss):
+def huber_delta(loss):
     """Returns the delta of Keras's Huber loss, which a `.keras` file does not keep; None for any other loss."""
     return loss._fn_kwargs["delta"] if type(loss) is keras.losses.Huber else None
 
 
-def _spaces(trainer):
+def spaces_of(environments, preprocess):
     """Returns what an environment must have in common with the one trained in."""
-    environments, preprocess = trainer.actor.environments, trainer.actor.preprocess
     return {
         "observation": [list(preprocess.shape), preprocess.dtype],
         "observation_space": describe_space(environments.observation_space),
         "num_actions": int(environments.action_space.n),
         "action_start": int(environments.action_space.start),
     }
+
+
+def check_spaces_of(found, environments, preprocess):
+    """Raises ValueError where the checkpoint `found` is of another environment."""
+    spaces = spaces_of(environments, preprocess)
+    if any(found.config[name] != value for name, value in spaces.items()):
+        theirs = {name: found.config[name] for name in spaces}
+        raise ValueError(f"The checkpoint {found.path} is of another environment: {theirs}. Received: {spaces}")
 
 
 def _variables(trainer, replay):

@@ -1,40 +1,36 @@
-"""The training loop: act, learn and step at once, report, evaluate, save and resume.
+"""The training loop with a replay: act, learn and step at once.
 
 `Trainer` is abstract. An algorithm is a subclass with one method, `build`, that makes its learner.
 """
 
 import abc
-import inspect
 import math
-import secrets
 
-import keras
 import numpy as np
 
-from sota_dqn import backend, callbacks, checkpoint, snapshot
+from sota_dqn import backend, snapshot
 from sota_dqn.acting import connect, make_actor, make_pace
 from sota_dqn.actor_pool import as_actors
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive
-from sota_dqn.choice import Choice, Frames
-from sota_dqn.environments import episode_seeds, make_evaluation_factory
-from sota_dqn.evaluation import describe, play_episodes, summarize
+from sota_dqn.choice import Choice
 from sota_dqn.mixtures import Selection
 from sota_dqn.models import check_model, has_convolutions
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.replay import Replay
-from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record
+from sota_dqn.reporting import Epoch
 from sota_dqn.samplers import Uniform
 from sota_dqn.schedules import linear
 from sota_dqn.storage import merge_frames
+from sota_dqn.trainer_base import TrainerBase
 
 __all__ = ["Trainer"]
 
 LEAST_UPDATES_PER_CALL = 8  # fewer than that cost more to call than to make
 
 
-class Trainer(abc.ABC):
-    """What every trainer does; the arguments are described where they are the user's, in `DQNTrainer`."""
+class Trainer(TrainerBase):
+    """What every trainer with a replay does; the arguments are described where they are the user's, in `DQNTrainer`."""
 
     def __init__(
         self,
@@ -64,18 +60,14 @@ class Trainer(abc.ABC):
                 f"Argument `updates_per_step` must be above 0. Received: updates_per_step={updates_per_step}"
             )
         _check_parts(replay, policy, batch_size, seed)
-        self.model = model
-        self.seed = seed
         self.batch_size = batch_size
         self.updates_per_step = updates_per_step
-        self.report_every = report_every
         self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
         self.replay = Replay() if replay is None else replay
         if vectorization_mode is None:
             env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
+        super().__init__(env, model, eval_env=eval_env, frame_stack=frame_stack, report_every=report_every, seed=seed)
         self.actors = as_actors(actors)
-        self._make_env = make_evaluation_factory(env, eval_env)
-        self._protocol = getattr(env if eval_env is None else eval_env, "protocol", None)
         clip_rewards = isinstance(env, Atari) if clip_rewards is None else clip_rewards
         self.actor = make_actor(
             self.actors,
@@ -87,13 +79,13 @@ class Trainer(abc.ABC):
             clip_rewards=clip_rewards,
             seed=seed,
         )
+        self.preprocess = self.actor.preprocess
         self.num_envs = self.actor.num_envs
         stacked = self.actor.stacked if frame_stack is None else merge_frames(self.actor.stacked)
         check_model(model, stacked, int(self.actor.environments.action_space.n))
         names = ("sampling", "acting", "selecting")
         self.random = dict(zip(names, np.random.default_rng(seed).spawn(len(names)), strict=True))
         self.updates_per_call = updates_per_call or self._good_updates_per_call()
-        self.frame_stack = frame_stack
         self.learner = self.build()
         # By then there are rows to draw.
         ready = max(batch_size, self.num_envs * (self.replay.after + self.replay.period + 1))
@@ -105,11 +97,7 @@ class Trainer(abc.ABC):
             )
         self.pace = make_pace(self.actors, updates_per_step, self.updates_per_call, self.learning_starts)
         connect(self.actor, self.learner, self.policy, self._choice, self.random, pace=self.pace, chunk=self._chunk())
-        self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))  # called with epsilon for the step
-        self.run = secrets.token_hex(4)  # names it; a run that is resumed keeps its own
-        self.steps = self.episodes = self.evaluations = 0
-        self.history: dict[str, list[float]] = {}
-        self.profile: dict[str, float] = {}
+        self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))
         self.epoch = Epoch(self.learner.metrics, getattr(self.policy, "names", ()))
 
     @abc.abstractmethod
@@ -139,84 +127,9 @@ class Trainer(abc.ABC):
         )
 
     @property
-    def settings(self):
-        """By what the run was made, as JSON: the trainer's name, its arguments but the model, and the backend."""
-        return snapshot.settings(self)
-
-    @property
     def updates(self):
         """Gradient steps made so far."""
         return self.learner.updates
-
-    def train(self, steps=None, *, episodes=None, callbacks=None, verbose="auto", profile=False):
-        """Trains the model; a second call goes on where the first stopped.
-
-        Args:
-            steps: Further environment steps, summed over the environments; rounded up to a step of all of them.
-            episodes: Further episodes. The first of the two that is reached ends the training.
-            callbacks: Keras callbacks or those of `sota_dqn.callbacks`. An epoch is `report_every` steps, a batch is
-                one compiled call of `updates_per_call` updates.
-            verbose: 0 is silent, 1 shows the progress; `"auto"` is 1.
-            profile: Whether to measure the time of each phase, into `self.profile` (seconds), and to print it.
-
-        Returns:
-            A `keras.callbacks.History` of this call. The whole run's is `self.history`.
-
-        Raises:
-            ValueError: If a reward or an observation is NaN, or an argument is out of range. Whatever ends the training
-                early, a checkpoint is written first: by a `Checkpoint` callback, or else to the directory that the
-                error names.
-            KeyboardInterrupt: After Ctrl-C, when the running step is complete. Training can go on from there.
-        """
-        check_positive(steps=steps, episodes=episodes)
-        if steps is None and episodes is None:
-            raise ValueError("Argument `steps` or `episodes` must be given. Received: steps=None, episodes=None")
-        last_step = self.actor.last_step = math.inf if steps is None else self.steps + steps
-        last_episode = math.inf if episodes is None else self.episodes + episodes
-        listeners = self._listeners(callbacks, verbose, last_step, last_episode)
-        self.model.stop_training = False
-        self._clock = Clock(profile)
-        listeners.on_train_begin()
-        with Interrupt() as interrupt:
-            try:
-                with backend.asynchronous():
-                    self._loop(last_step, last_episode, listeners, interrupt)
-            except Exception as error:
-                self._rescue(listeners, error)
-                raise
-            listeners.on_train_end()
-        if profile:
-            self.profile = self._clock.finish()
-            print("  ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.profile.items()))
-        if interrupt.pressed:
-            raise KeyboardInterrupt(f"Training was interrupted after {self.steps:,} steps; train() goes on from there.")
-        return next(c for c in listeners.callbacks if isinstance(c, keras.callbacks.History))
-
-    def evaluate(self, episodes=20, *, epsilon=0.0, seed=None):
-        """Plays whole episodes, in environments of their own.
-
-        Args:
-            episodes: How many.
-            epsilon: The probability of a random action; 0 is the greedy policy.
-            seed: From which the episodes' seeds are made; None takes the run's seed and the evaluation's number.
-
-        Returns:
-            A dict of `return_mean`, `return_std`, `returns`, `lengths` (environment steps), `seeds` and `protocol`.
-        """
-        check_positive(episodes=episodes)
-        if seed is None:
-            self.evaluations += 1
-        # Streams count from 0: no episode of training shares these seeds.
-        seeds = episode_seeds([self.seed, 2**32 - 1, self.evaluations] if seed is None else [seed], episodes)
-        self._evaluated.random = np.random.default_rng(seeds)
-        returns, lengths = play_episodes(
-            lambda observations, **told: self._evaluated(observations, epsilon, **told),
-            self._make_env,
-            self.actor.preprocess,
-            Frames(self.frame_stack, self.actor.frames.padding),
-            seeds=seeds,
-        )
-        return summarize(returns, lengths, seeds, protocol=describe(epsilon, episodes, self._protocol))
 
     def save(self, path, *, replay=True):
         """Writes a checkpoint: a directory that `load` and `DQNInference` read.
@@ -228,68 +141,21 @@ class Trainer(abc.ABC):
         """
         snapshot.save(self, path, replay=replay)
 
-    @classmethod
-    def load(cls, path, *, custom_objects=None, **given):
-        """Returns the trainer of a checkpoint, ready to go on.
-
-        On a CPU, with environments that are deterministic under their seed, the run ends bit for bit as if it had not
-        been stopped. With others it goes on with fresh episodes, and says so.
-
-        Args:
-            path: The checkpoint's directory.
-            custom_objects: A dict of the names and classes of the model's own layers.
-            **given: Arguments of the trainer that the checkpoint cannot hold (an environment's callable, preprocessing,
-                a target, policy or penalty of your own), or that are to be others from now on.
-
-        Raises:
-            FileNotFoundError: If there is no checkpoint.
-            ValueError: If it is damaged, of another version or environment, or needs an argument that is not given.
-        """
-        found = checkpoint.Checkpoint(path)
-        if found.config["trainer"] != cls.__name__:
-            raise ValueError(f"The checkpoint {path} is of a {found.config['trainer']}, not of a {cls.__name__}.")
-        known = inspect.signature(cls).parameters
-        for name in given:
-            if name not in known or name == "model":
-                raise TypeError(f"{cls.__name__}.load() got an unexpected argument `{name}`.")
-        arguments = snapshot.arguments_of(found, given)
-        model = snapshot.load_model(found, custom_objects)
-        trainer = cls(arguments.pop("env"), model, **arguments)
-        try:
-            restored = snapshot.restore(trainer, found)
-        except BaseException:
-            trainer.close()
-            raise
-        if not restored:
-            print(
-                "The environments could not be brought back to where they were: training goes on with fresh episodes."
-            )
-        return trainer
-
     def close(self):
         """Closes the environments and their worker processes."""
         self.actor.close()
 
-    def _loop(self, last_step, last_episode, listeners, interrupt):
-        """Runs epochs until the end, a callback or Ctrl-C stops it; one that Ctrl-C cuts short goes on next time."""
-        on_episode_end = [c.on_episode_end for c in listeners.callbacks if hasattr(c, "on_episode_end")]
-        batches = Batches(listeners)
-
-        def done():
-            return self.steps >= last_step or self.episodes >= last_episode or self.model.stop_training
-
-        while not done() and not interrupt.pressed:
-            number = len(next(iter(self.history.values()), []))
-            listeners.on_epoch_begin(number)
-            boundary = self.epoch.begin(self.steps, self.updates, self.report_every)
-            while self.steps < boundary and not done() and not interrupt.pressed:
+    def _advance(self, limit, last_episode, interrupt, *, on_episode_end, batches):
+        self.actor.last_step = self.last_step
+        with backend.asynchronous():
+            while self.steps < limit and self.episodes < last_episode:
+                if self.model.stop_training or interrupt.pressed:
+                    break
                 self._step(on_episode_end, batches)
-            if self.steps >= boundary or done():  # and not cut short by Ctrl-C
-                with self._clock("idle"):
-                    logs = self.epoch.end(self.steps, self.updates, self.episodes, self._epsilon())
-                    logs |= self.actor.logs()
-                with self._clock("callbacks"):
-                    listeners.on_epoch_end(number, logs)
+        self.epoch.more = self.actor.logs()
+
+    def _restore(self, found):
+        return snapshot.restore(self, found)
 
     def _step(self, on_episode_end, batches):
         """Steps every environment once, while the device makes the updates that are due."""
@@ -359,31 +225,6 @@ class Trainer(abc.ABC):
     def _epsilon(self):
         epsilon = getattr(self.policy, "epsilon", None)
         return math.nan if epsilon is None else float(epsilon(self.steps))
-
-    def _listeners(self, given, verbose, last_step, last_episode):
-        """Returns the `CallbackList` of a call of `train`."""
-        arranged = callbacks.arrange(keras.tree.flatten(given) if given else [], Record(self.history), verbose=verbose)
-        for callback in arranged:
-            if isinstance(callback, callbacks.Checkpoint):
-                checkpoint.check_directory(callback.path)
-        listeners = keras.callbacks.CallbackList(
-            arranged,
-            add_history=True,
-            model=self.model,
-            steps=None if last_step == math.inf else last_step,
-            episodes=None if last_episode == math.inf else last_episode,
-            verbose=verbose,
-        )
-        for callback in listeners.callbacks:
-            if isinstance(callback, callbacks.Callback):
-                callback.set_trainer(self)
-        return listeners
-
-    def _rescue(self, listeners, error):
-        """Sees to it that what was learned before `error` is on the disk."""
-        kept = next((c for c in listeners.callbacks if isinstance(c, callbacks.Checkpoint)), None)
-        path = f"sota_dqn-rescue-{self.steps}" if kept is None else kept.path
-        snapshot.rescue(self, error, path, replay=kept is None or kept.replay)
 
 
 def _check_parts(replay, policy, batch_size, seed):

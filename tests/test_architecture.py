@@ -42,7 +42,7 @@ FLOORS = [
         "pace",
         "processes",
         "ray_actors",
-        "worker",
+        "remote_actor",
         "writer",
         "callbacks",
         "choice",
@@ -50,9 +50,13 @@ FLOORS = [
         "reporting",
         "checkpoint",
         "snapshot",
+        "shared",
+        "workers",
+        "worker_snapshot",
     },
+    {"trainer_base"},
     {"trainer"},
-    {"dqn", "inference", "plot"},
+    {"dqn", "one_step", "inference", "plot"},
     {"__init__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -60,14 +64,14 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 # (importer, imported) on one floor.
 SIDEWAYS = {
     ("actor_pool", "processes"),
-    ("actor_pool", "worker"),
-    ("processes", "worker"),
+    ("actor_pool", "remote_actor"),
+    ("processes", "remote_actor"),
     ("ray_actors", "actor_pool"),
     ("ray_actors", "processes"),
-    ("ray_actors", "worker"),
-    ("worker", "actor"),
-    ("worker", "choice"),
-    ("worker", "recurrent"),
+    ("ray_actors", "remote_actor"),
+    ("remote_actor", "actor"),
+    ("remote_actor", "choice"),
+    ("remote_actor", "recurrent"),
     ("acting", "actor"),
     ("acting", "actor_pool"),
     ("acting", "choice"),
@@ -78,6 +82,10 @@ SIDEWAYS = {
     ("sequences", "learner"),
     ("policies", "mixtures"),
     ("snapshot", "checkpoint"),
+    ("worker_snapshot", "checkpoint"),
+    ("worker_snapshot", "snapshot"),
+    ("workers", "actor"),
+    ("workers", "choice"),
 }
 
 # Who may import what not everyone may.

@@ -18,16 +18,16 @@ from sota_dqn.priorities import FirstErrors
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.types import Steps
 
-__all__ = ["Chunk", "Specification", "Worker", "pack_model"]
+__all__ = ["Chunk", "Specification", "RemoteActor", "pack_model"]
 
 
 class Specification(NamedTuple):
-    """All that a worker is made from."""
+    """All that a remote actor is made from."""
 
     model: tuple  # of `pack_model`
     initial_state: list | None  # of a recurrent model, where it is learned; empty where it is zero
     env: Any
-    num_envs: int  # E, of this worker
+    num_envs: int  # E, of this actor
     vectorization_mode: str | None
     preprocess: Any
     frame_stack: int | None
@@ -39,10 +39,10 @@ class Specification(NamedTuple):
     selecting: Any  # and of a `Selection`
     seed: int
     first_stream: int
-    num_streams: int  # of all workers
+    num_streams: int  # of all actors
     counts: list  # rows that each stream has produced
     episodes: list  # and episodes that have begun
-    step: int  # environment steps so far, over all workers
+    step: int  # environment steps so far, over all actors
     updates: int  # that made the weights
     steps_per_chunk: int
     stored_states: list  # the shapes of a recurrent model's states in the replay
@@ -50,9 +50,9 @@ class Specification(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Rows that a worker has collected, M with padding, and what came with them."""
+    """Rows that an actor has collected, M with padding, and what came with them."""
 
-    streams: Any  # [M] int64, counted from the worker's first
+    streams: Any  # [M] int64, counted from the actor's first
     times: Any  # [M] int64, -1 for padding
     steps: Steps  # [M, ...]
     states: list  # [M, units] each
@@ -66,7 +66,7 @@ class Chunk(NamedTuple):
     waited: float = 0.0  # seconds before it was asked for
 
 
-class Worker:
+class RemoteActor:
     """An actor with environments and a model of its own.
 
     Args:

@@ -1,0 +1,208 @@
+"""Asynchronous workers: threads that step environments of their own and learn with shared weights.
+
+Threads, as measured by `benchmarks/one_step.py`: the emulator, the forward pass and the gradient release the
+interpreter's lock, and they are where the time of a game goes, so that two threads make nearly as many steps as two
+processes, without a second copy of the libraries, of the compiled programs and of the weights, and without a way for
+gradients and weights between processes. Environments that are themselves written in Python, such as classic control,
+take turns at the interpreter: there more workers explore more widely, and are hardly faster.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sota_dqn.actor import Episode
+from sota_dqn.choice import Frames
+
+__all__ = ["Segment", "Worker"]
+
+
+class Segment(NamedTuple):
+    """Up to N steps in a row, with the state that they led to. Rows beyond the last step are zero."""
+
+    observation: Any  # [N + 1, ...], what the model sees
+    action: Any  # [N + 1] int32: those taken, then, for SARSA, the one that is taken next
+    returns: Any  # [N] float32, the sum of discounted rewards before the bootstrap
+    discount: Any  # [N] float32, of the bootstrap: 0 after a termination
+    bootstrap: Any  # [N] int32, the row in which a step bootstraps
+    mask: Any  # [N] float32, 1 for a step
+
+
+class Worker:
+    """Steps one environment, and has a learner compute the gradient of every few steps.
+
+    Args:
+        number: Counts the workers from 0.
+        environments: An `Environments` of one stream.
+        preprocess: A `Preprocessing`.
+        frame_stack: k, or None.
+        clip_rewards: Whether rewards are learned clipped to [-1, 1].
+        looks_ahead: Whether the action to take next is chosen before the target is made, as SARSA needs it.
+        max_steps: N, the most steps of a segment; an episode's end cuts it short.
+        n_step: Steps of reward before the bootstrap, as far as the segment reaches.
+        discount: gamma, per environment step.
+        epsilon: A schedule of the probability of a random action.
+        random: The `numpy.random.Generator` that explores.
+    """
+
+    def __init__(
+        self,
+        number,
+        environments,
+        preprocess,
+        *,
+        frame_stack,
+        clip_rewards,
+        looks_ahead,
+        max_steps,
+        n_step,
+        discount,
+        epsilon,
+        random,
+    ):
+        self.number = number
+        self.environments = environments
+        self.preprocess = preprocess
+        self.frames = Frames(frame_stack, "reset")
+        self.clip_rewards = clip_rewards
+        self.looks_ahead = looks_ahead
+        self.n_step = n_step
+        self.discount = discount
+        self.epsilon = epsilon
+        self.random = random
+        self.observation = self.preprocess(environments.reset())  # [1, *O], as the environment's state is
+        self.seen = self.frames(self.observation, np.ones(1, bool))  # [1, ...], as the model sees it
+        self.action: int | None = None  # to take next, where it is chosen already
+        self.observations = np.zeros((max_steps + 1, *self.seen.shape[1:]), self.seen.dtype)
+        self.actions = np.zeros(max_steps + 1, "int32")
+        self.rewards = np.zeros(max_steps)
+        self.length = 0  # of the segment so far
+        self.episode_return, self.episode_length = 0.0, 0
+        self.torn = False  # whether an error has cut a step short
+        self._check("observation", self.observation)
+
+    def run(self, learner, shared, clock):
+        """Steps and learns until `shared` says that it is enough.
+
+        Args:
+            learner: An object with `greedy(weights, observations)` and `learn(segment)`.
+            shared: A `Shared`.
+            clock: A `Clock`.
+        """
+        self.torn = True
+        while (step := shared.begin()) is not None:
+            self.step(learner, shared, clock, step)
+        self.torn = False
+
+    def step(self, learner, shared, clock, step):
+        """Makes one environment step, number `step` of all workers, and learns where a segment ends."""
+        if self.action is None:
+            with clock("act"):
+                self.action = self._choose(learner, shared, step)
+        self.observations[self.length], self.actions[self.length] = self.seen[0], self.action
+        with clock("environment"):
+            outcome = self.environments.step(np.array([self.action]))
+        reward, terminated, over = float(outcome.reward[0]), bool(outcome.terminated[0]), bool(outcome.ended[0])
+        self.rewards[self.length] = np.clip(reward, -1.0, 1.0) if self.clip_rewards else reward
+        self.length += 1
+        self.episode_return += reward
+        self.episode_length += 1
+        self._check("reward", outcome.reward)
+        self.observation = self.preprocess(outcome.final_observation if over else outcome.observation)
+        self._check("observation", self.observation)
+        self.seen = self.frames(self.observation, np.zeros(1, bool))
+        self.observations[self.length] = self.seen[0]
+        self.action = None
+        if self.looks_ahead and not terminated:
+            with clock("act"):
+                self.action = self.actions[self.length] = self._choose(learner, shared, step + 1)
+        shared.finish(Episode(self.number, self.episode_return, self.episode_length) if over else None)
+        if over or terminated or self.length == len(self.rewards):
+            with clock("learn"):
+                learner.learn(self._segment(terminated))
+            self.length = 0
+        if over:
+            self._begin(outcome.observation)
+
+    def close(self):
+        """Closes the environment."""
+        self.environments.close(terminate=self.torn)
+
+    def state(self):
+        """Returns what `restore` needs beside `arrays`, as plain numbers."""
+        return {
+            "environments": self.environments.state(),
+            "random": self.random.bit_generator.state,
+            "action": self.action,
+            "length": self.length,
+        }
+
+    def arrays(self):
+        """Returns the arrays that `restore` needs, by name."""
+        arrays = {
+            "observation": self.observation,
+            "observations": self.observations,
+            "actions": self.actions,
+            "rewards": self.rewards,
+        }
+        return arrays if self.frames.stack is None else {**arrays, "frames": self.frames.stack}
+
+    def restore(self, state, arrays):
+        """Brings the environment back to where it was, or begins a fresh episode where that cannot be.
+
+        Args:
+            state: What `state` returned.
+            arrays: What `arrays` returned.
+
+        Returns:
+            Whether the environment is back to where it was.
+        """
+        self.random.bit_generator.state = state["random"]
+        observation, rewards = self.environments.restore(state["environments"])
+        if observation is None or not np.array_equal(self.preprocess(observation), arrays["observation"]):
+            self.environments.episodes[:] = state["environments"]["episodes"]
+            self._begin(self.environments.reset())
+            return False
+        self.observation = arrays["observation"]
+        self.frames.stack = arrays.get("frames")
+        self.seen = self.observation if self.frames.stack is None else self.frames.stack.copy()
+        self.action, self.length = state["action"], state["length"]
+        self.observations, self.actions, self.rewards = (arrays[x] for x in ("observations", "actions", "rewards"))
+        self.episode_return, self.episode_length = sum(rewards[0], 0.0), len(rewards[0])
+        return True
+
+    def _begin(self, observation):
+        """Takes note of an episode's first observation, `[1, ...]`."""
+        self.observation = self.preprocess(observation)
+        self.episode_return, self.episode_length = 0.0, 0
+        self._check("observation", self.observation)
+        self.seen = self.frames(self.observation, np.ones(1, bool))
+        self.action = None
+
+    def _choose(self, learner, shared, step):
+        """Returns an epsilon-greedy action for what is seen now."""
+        if self.random.random() < self.epsilon(step):
+            return int(self.random.integers(self.environments.action_space.n))
+        return learner.greedy(shared.weights, self.seen)
+
+    def _segment(self, terminated):
+        """Returns the `Segment` so far; `terminated` is whether its last step was an episode's end."""
+        length, size = self.length, len(self.rewards)
+        returns, discount, bootstrap = np.zeros(size, "float32"), np.zeros(size, "float32"), np.zeros(size, "int32")
+        for start in range(length):
+            end = min(start + self.n_step, length)
+            rewards = self.rewards[start:end]
+            returns[start] = rewards @ self.discount ** np.arange(end - start)
+            discount[start] = 0.0 if terminated and end == length else self.discount ** (end - start)
+            bootstrap[start] = end
+        mask = (np.arange(size) < length).astype("float32")
+        # The device may still read these arrays while the next segment is written.
+        return Segment(self.observations.copy(), self.actions.copy(), returns, discount, bootstrap, mask)
+
+    def _check(self, what, values):
+        """Raises ValueError where a number is NaN. Step 0 of an episode is its first observation."""
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise ValueError(
+                f"The {what} of worker {self.number} is NaN at step {self.episode_length} of its episode "
+                f"{int(self.environments.episodes[0])}."
+            )

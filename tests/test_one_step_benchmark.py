@@ -1,0 +1,94 @@
+"""The pure parts of the benchmark of the asynchronous methods."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not installed with the package
+
+from benchmarks import one_step
+from benchmarks.one_step_run import learn, measure
+from benchmarks.tasks import BREAKOUT
+
+
+def options(monkeypatch, tmp_path, *arguments):
+    """Runs the command without its processes, and returns what would be run."""
+    planned = []
+    monkeypatch.setattr(sys, "argv", ["one_step.py", "--results", str(tmp_path), *arguments])
+    monkeypatch.setattr(one_step.common, "run_all", lambda runs, path, groups: planned.extend(runs))
+    monkeypatch.setattr(one_step, "write", lambda records, folder: None)
+    one_step.main()
+    return planned
+
+
+def test_plan(monkeypatch, tmp_path):
+    runs = options(monkeypatch, tmp_path)
+    keys = [tuple(run.key.items()) for run in runs]
+    assert len(set(keys)) == len(keys)
+    speed = [run for run in runs if run.key["what"] == "speed"]
+    assert {run.key["workers"] for run in speed} == {1, 2, 4, 8} and len(speed) == 5 * 2 * 2 * 3
+    learning = [run for run in runs if run.key["what"] == "learn"]
+    assert {(run.key["task"], run.key["agent"]) for run in learning} >= {
+        ("CartPole-v1", "q"),
+        ("CartPole-v1", "sarsa"),
+        ("Acrobot-v1", "dqn"),
+        (BREAKOUT, "q"),
+    }
+    assert all(run.environment["KERAS_BACKEND"] == run.key["backend"] for run in runs)
+    few = options(
+        monkeypatch, tmp_path, "--parts", "learning", "--tasks", "CartPole-v1", "--seeds", "2", "--agents", "q"
+    )
+    assert {run.key["seed"] for run in few} == {0, 1} and len(few) == 4
+
+
+def test_results_are_written(tmp_path):
+    common = {
+        "machine": "X",
+        "commit": "abc",
+        "command": "python -m benchmarks.one_step",
+        "date": "2026-11-21T10:00:00+00:00",
+        "load_average": 0.5,
+        "versions": {"python": "3.11.7"},
+        "cores": [0, 1],
+        "process_seconds": 100.0,
+        "backend": "jax",
+    }
+    records = [
+        {
+            "what": "speed",
+            "task": BREAKOUT,
+            "workers": workers,
+            "processes": processes,
+            "repetition": i,
+            "steps_per_second": rate,
+            **common,
+        }
+        for workers, processes, rates in ((1, 1, (90, 100, 200)), (2, 1, (180, 300, 160)), (1, 2, (200, 210, 190)))
+        for i, rate in enumerate(rates)
+    ]
+    for agent, returns in (("q", (100, 480, 400)), ("sarsa", (100, 200, 300))):
+        curve = [[10_000 * i, 20.0 * i, value] for i, value in enumerate(returns, 1)]
+        learned = {"what": "learn", "task": "CartPole-v1", "agent": agent, "seed": 0, "steps": 30_000}
+        records.append({**learned, "evaluations": curve, **common})
+    played = {"what": "learn", "task": BREAKOUT, "agent": "q", "seed": 0, "steps": 100_000, "random": 1.2}
+    records.append({**played, "evaluations": [[50_000, 100.0, 3.0], [100_000, 200.0, 2.0]], **common})
+    one_step.write(records, tmp_path)
+    text = (tmp_path / "one_step.md").read_text()
+    assert f"| {BREAKOUT}, jax | 100 | 180 | 200 | – | – | 1.80 | 0.90 |" in text
+    assert "| CartPole-v1 (475), q, jax | 1 of 1 | 20,000 | 40 | 30,000 | 100 |" in text
+    assert "| CartPole-v1 (475), sarsa, jax | 0 of 1 | – | – | 30,000 | 100 |" in text
+    assert f"| {BREAKOUT}, q, jax | 100,000 | 1.20 | 2.00 | 3.00 | 100 |" in text
+    assert (tmp_path / "one_step.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("agent", ["q", "sarsa", "dqn"])
+def test_a_run_learns(agent):
+    result = learn("CartPole-v1", agent=agent, seed=0, steps=2_000, evaluate_every=2_000)
+    assert result["steps"] == 2_000 and len(result["evaluations"]) == 1
+    json.dumps(result)
+
+
+def test_a_run_measures():
+    assert measure("CartPole-v1", workers=2, seconds=0.1)["steps_per_second"] > 0
