@@ -124,6 +124,7 @@ def plot(records, path):
         axis.set_title(task, fontsize=9)
         axis.set_xlabel("environment steps", fontsize=8)
         axis.tick_params(labelsize=8)
+        axis.locator_params(axis="x", nbins=4)
         axis.legend(fontsize=7, frameon=False)
     figure.axes[0].set_ylabel("greedy return", fontsize=8)
     figure.savefig(path, dpi=100)
