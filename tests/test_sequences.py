@@ -220,19 +220,20 @@ def test_a_learned_state_is_one_for_all(tmp_path, random):
     assert trainer.learner.optimizer is model.optimizer
     for variable in initial:
         variable.assign(3 * random.normal(size=variable.shape))
-    expected = trainer.evaluate(4, seed=1)["returns"]
     trainer.save(tmp_path)
-    assert DQNInference(tmp_path).evaluate(4, seed=1)["returns"] == expected
+    trainer.model.save(tmp_path / "model.keras")
+    agent, bare = DQNInference(tmp_path), DQNInference(tmp_path / "model.keras", env="CartPole-v1")
+    assert agent.evaluate(4, seed=1)["returns"] == trainer.evaluate(4, seed=1)["returns"]
     trainer.actor.begun = np.ones(4, bool)
     trainer.actor.choose(0)
-    for before, variable in zip(trainer.actor.choice.before, initial, strict=True):
-        np.testing.assert_array_equal(numpy(before), np.tile(numpy(variable), (4, 1)))
-    trainer.model.save(tmp_path / "model.keras")
-    agent = DQNInference(tmp_path / "model.keras", env="CartPole-v1")
-    for variable in initial:
-        variable.assign(np.zeros(variable.shape))
-    found = agent.evaluate(4, seed=1)["returns"]
-    assert found == trainer.evaluate(4, seed=1)["returns"] != expected
+    trainer._evaluated(np.zeros((4, 4), "float32"), 0.0, begun=np.ones(4, bool))
+    for one in (agent, bare):
+        one.act(np.zeros((4, 4), "float32"))
+    for i, variable in enumerate(initial):
+        expected = np.tile(numpy(variable), (4, 1))
+        for choice in (trainer.actor.choice, trainer._evaluated, agent._choose):
+            np.testing.assert_array_equal(numpy(choice.before[i]), expected)
+        np.testing.assert_array_equal(numpy(bare._choose.before[i]), 0)
 
 
 def test_burn_in_carries_no_gradient():
