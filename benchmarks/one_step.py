@@ -74,7 +74,7 @@ def learning_runs(options):
 
 def learning_run(task, agent, steps, evaluate_every, backend, seed):
     """Returns one run that learns."""
-    key = {"what": "learn", "task": task, "agent": agent, "backend": backend, "seed": seed, "steps": steps}
+    key = {"what": "learn", "task": task, "agent": agent, "backend": backend, "seed": seed, "cap": steps}
     arguments = ["--task", task, "--agent", agent, "--seed", str(seed), "--steps", str(steps)]
     arguments += ["--evaluate-every", str(evaluate_every)]
     command = [sys.executable, "-m", "benchmarks.one_step_run", "learn", *arguments]

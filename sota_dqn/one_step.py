@@ -320,8 +320,8 @@ class OneStepLearner:
         y = returns + discount * ops.take(next_values, bootstrap)  # [N]
 
         def loss():
-            weights = [variable.value for variable in self.model.variables]
-            with keras.StatelessScope(self._mapping(weights), collect_losses=True) as scope:
+            trained = [(variable, variable.value) for variable in variables]  # what is differentiated
+            with keras.StatelessScope([*self._mapping(weights), *trained], collect_losses=True) as scope:
                 values = ops.cast(self.model(observation[:-1], training=True), "float32")
                 q = value_of(values, action[:-1])  # [N]
                 penalties = sum(ops.cast(x, "float32") for x in self.model.losses)
@@ -329,8 +329,8 @@ class OneStepLearner:
             errors = mask * self.loss(y, q)
             return ops.sum(errors) + penalties, (errors, q, others)
 
+        variables = self.model.trainable_variables
         with keras.StatelessScope(self._mapping(weights)):
-            variables = self.model.trainable_variables
             (_, (errors, q, others)), gradients = self.program.value_and_grad(loss, variables)
         steps = ops.sum(mask)
         metrics = {"loss": errors, "q": mask * q, "td_error": mask * ops.abs(y - q)}

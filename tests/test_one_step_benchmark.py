@@ -70,9 +70,17 @@ def test_results_are_written(tmp_path):
     ]
     for agent, returns in (("q", (100, 480, 400)), ("sarsa", (100, 200, 300))):
         curve = [[10_000 * i, 20.0 * i, value] for i, value in enumerate(returns, 1)]
-        learned = {"what": "learn", "task": "CartPole-v1", "agent": agent, "seed": 0, "steps": 30_000}
+        learned = {"what": "learn", "task": "CartPole-v1", "agent": agent, "seed": 0, "cap": 800_000, "steps": 30_000}
         records.append({**learned, "evaluations": curve, **common})
-    played = {"what": "learn", "task": BREAKOUT, "agent": "q", "seed": 0, "steps": 100_000, "random": 1.2}
+    played = {
+        "what": "learn",
+        "task": BREAKOUT,
+        "agent": "q",
+        "seed": 0,
+        "cap": 100_000,
+        "steps": 100_000,
+        "random": 1.2,
+    }
     records.append({**played, "evaluations": [[50_000, 100.0, 3.0], [100_000, 200.0, 2.0]], **common})
     one_step.write(records, tmp_path)
     text = (tmp_path / "one_step.md").read_text()
