@@ -265,11 +265,12 @@ def test_a_restored_actor_goes_on_as_it_was(steps, stack):
     kept, kept_tape = make_actor(stack=stack, discount=0.9)
     play(kept, steps)
     kept.flush()
-    state, observation = kept.state(), kept.observation.copy()
-    frames = None if stack is None else kept.frames.stack.copy()
+    state, arrays = kept.state(), {"actor_observation": kept.observation.copy()}
+    if stack is not None:
+        arrays["actor_frames"] = kept.frames.stack.copy()
 
     restored, tape = make_actor(stack=stack, discount=0.9)
-    assert restored.restore(state, observation, frames)
+    assert restored.restore(state, arrays)
     np.testing.assert_array_equal(restored.stacked, kept.stacked)
     kept_tape.added.clear()
     kept_tape.returns.clear()
@@ -294,7 +295,7 @@ def test_episodes_that_cannot_go_on_are_closed(mode, steps):
     play(kept, steps)
     kept.flush()
     restored, tape = make_actor(Ending, mode)
-    assert not restored.restore(kept.state(), kept.observation, None)
+    assert not restored.restore(kept.state(), {"actor_observation": kept.observation})
     play(restored, 1)
     restored.flush()
     # The observation that was to be acted on becomes a final one: what is before bootstraps there.
