@@ -84,10 +84,12 @@ def make_trainer(name, *, actors, ray):
 
 def learn(trainer, seconds):
     """Returns the updates per second of the learner alone."""
-    calls, since = 0, time.perf_counter()
+    calls, since, running = 0, time.perf_counter(), []
     with backend.asynchronous():
         while time.perf_counter() - since < seconds:
-            backend.wait(trainer.learner.learn(trainer.steps))
+            following = trainer.learner.learn(trainer.steps)
+            backend.wait(running)
+            running = following
             calls += 1
     return calls * trainer.updates_per_call / (time.perf_counter() - since)
 
@@ -105,20 +107,21 @@ def measure_rates(name, *, actors, ray, seconds, windows):
     trainer = make_trainer(name, actors=actors, ray=ray)
     trainer.train(steps=2 * LEARNING_STARTS, verbose=0)
     train(trainer, WARM_UP)
+    warm = len(trainer.history["steps"])
     found = [(*train(trainer, seconds), learn(trainer, seconds)) for _ in range(windows)]
     history = trainer.history
     trainer.close()
     names = ("steps_per_second", "updates_per_second", "updates_per_second_alone")
     medians = {key: statistics.median(column) for key, column in zip(names, zip(*found, strict=True), strict=True)}
-    lags = [lag for lag in history.get("lag", []) if not math.isnan(lag)]
+    lags = [lag for lag in history.get("lag", [])[warm:] if not math.isnan(lag)]
     return {**medians, "lag": statistics.median(lags) if lags else None}
 
 
 def measure_costs(name, *, ray, seconds):
-    """Returns the microseconds that a step takes on its way beside the actor's own work, and the milliseconds from the
-    offer of weights to an actor's having them, with their bytes.
+    """Returns what the way between actor and learner costs.
 
-    Chunks are asked for one at a time. What an actor works for one is found from chunks of one step and of many.
+    A chunk of one step is asked for and waited for, the actor's own work included, and the same with weights offered
+    before it. Of processes on this machine, the copies of a step's row into and out of shared memory too.
     """
     trainer = make_trainer(name, actors=1, ray=ray)
     trainer.train(steps=LEARNING_STARTS, verbose=0)
@@ -126,7 +129,7 @@ def measure_costs(name, *, ray, seconds):
     weights = [keras.ops.convert_to_numpy(variable) for variable in trainer.model.variables]
 
     def collect():
-        transport.collect(0, 1)
+        transport.collect(0, 1, 0)
         while not transport.poll(1.0):
             pass
 

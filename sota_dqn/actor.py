@@ -223,6 +223,7 @@ class Actor:
         self.count = np.array(state["count"], "int64")
         if "environments" not in state:
             self.writer.cut(np.arange(self.num_envs), self.count)
+            self.choice.random.bit_generator.advance(2**64)  # the first of the actors has drawn what came next
             self.environments.episodes[:] = state["episodes"]
             self._begin(self.environments.reset())
             return False
@@ -337,6 +338,6 @@ class Actor:
                 continue
             stream = int(np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))[0])
             raise ValueError(
-                f"The {what} of environment {stream} is NaN at step {int(steps[stream])} of its episode "
-                f"{int(episodes[stream])}. The steps before it are kept."
+                f"The {what} of environment {self.environments.first + stream} is NaN at step {int(steps[stream])} of "
+                f"its episode {int(episodes[stream])}. The steps before it are kept."
             )

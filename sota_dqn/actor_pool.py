@@ -11,6 +11,7 @@ import math
 import time
 from typing import Any
 
+import gymnasium
 import numpy as np
 from keras import ops
 
@@ -37,20 +38,25 @@ class Actors:
         steps_per_update: The least and the most environment steps per update, over all actors, counted from
             `learning_starts` on; None for half and twice what `updates_per_step` says. `(0, inf)` lets both sides run
             as fast as they can. At the upper bound a chunk of every actor may be on its way beyond it.
-        weights_every: Updates between two sets of weights for the actors.
+        weights_every: Updates between two sets of weights for the actors, at least: an actor takes one set over before
+            it is offered the next.
         steps_per_chunk: Steps of all environments of an actor that travel together; None for about 128 rows.
-        restarts: How often in a row an actor that dies is started again, before training stops.
+        restarts: How often in a row an actor that dies is started again, before training stops. A row ends with 100
+            chunks that the actor delivers.
     """
 
     def __init__(self, number, *, steps_per_update=None, weights_every=100, steps_per_chunk=None, restarts=3):
+        for name, value in (("number", number), ("weights_every", weights_every)):
+            if value is None:
+                raise TypeError(f"Argument `{name}` must be an integer. Received: {name}=None")
         check_positive(number=number, weights_every=weights_every, steps_per_chunk=steps_per_chunk)
         if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:
             raise ValueError(f"Argument `restarts` must be an integer of at least 0. Received: restarts={restarts!r}")
         if steps_per_update is not None:
-            least, most = steps_per_update
-            if not (0 <= least <= most and most > 0):
+            two = isinstance(steps_per_update, (tuple, list)) and len(steps_per_update) == 2
+            if not two or not (0 <= steps_per_update[0] <= steps_per_update[1] > 0 and steps_per_update[0] < math.inf):
                 raise ValueError(
-                    "Argument `steps_per_update` must be two numbers, the first at least 0 and at most the second. "
+                    "Argument `steps_per_update` must be two numbers, the first finite, at least 0, at most the other. "
                     f"Received: steps_per_update={steps_per_update}"
                 )
         self.number = number
@@ -147,10 +153,12 @@ class ActorPool:
         self._lives = [0] * settings.number
         self._failures = [0] * settings.number  # deaths in a row
         self._delivered = [0] * settings.number  # chunks in this life
+        self._made = [0] * settings.number  # environment steps in this life
+        self._asked = [0] * settings.number  # when each was asked last, as a running number
         self._outstanding: list[list[int]] = [[] for _ in range(settings.number)]  # steps asked for, chunk by chunk
         self._sent = 0  # updates that made the newest weights on their way
         self._copies: tuple | None = None
-        self._error: RuntimeError | None = None
+        self._dead: list[tuple] = []  # actors and their deaths, to be dealt with
         self._transport: Any = None
 
     @property
@@ -194,25 +202,18 @@ class ActorPool:
             RuntimeError: If an actor has died too often.
         """
         self.steps = step
-        if self._error is not None:
-            error, self._error = self._error, None
-            self._failures = [0] * self.settings.number
-            self.close()
-            raise error
-        if self._transport is None:
-            with clock("environment"):
-                self._open()
-        with clock("insert"):
-            made, episodes = self._take(self._transport.poll(0))
+        with clock("environment"):
+            self._open() if self._transport is None else self._revive()
         learned = learn()
         self._exchange_weights()
         self._ask(self.last_step)
-        if not made and not learned:
-            since = time.perf_counter()
-            with clock("environment"):
-                made, episodes = self._take(self._transport.poll(WAIT))
+        since = time.perf_counter()
+        with clock("environment"):
+            messages = self._transport.poll(0 if learned else WAIT)
+        if not learned:
             self.waited["learner"] += time.perf_counter() - since
-        return made, episodes
+        with clock("insert"):
+            return self._take(messages)
 
     def logs(self):
         """Returns what has happened since the last call: `lag`, the updates made since those whose weights acted, and
@@ -263,8 +264,14 @@ class ActorPool:
         states, errors = self.writer.state_shapes, self.first_errors is not None
         layout = chunk_layout(observation, states, self._rows, errors=errors)
         self._transport = self.settings.connect(layout, [(value.shape, value.dtype) for value in values])
-        for actor in range(self.settings.number):
-            self._start(actor)
+        self._sent, self._copies = self.learner.updates, None
+        self._dead.clear()
+        try:
+            for actor in range(self.settings.number):
+                self._start(actor)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, actor):
         """Starts an actor, also in the place of one that has died, whose episodes end where they were."""
@@ -272,15 +279,15 @@ class ActorPool:
         if self.count[streams].any():
             self.writer.cut(streams, self.count)
         acting, selecting = self._generators(actor)
-        recurrent = self.learner.recurrent
-        self._sent, self._copies = self.learner.updates, None
+        recurrent, env = self.learner.recurrent, self._made_from["env"]
         self._lives[actor] += 1
         self._outstanding[actor] = []
-        self._delivered[actor] = 0
+        self._delivered[actor] = self._made[actor] = 0
         self._transport.start(
             actor,
             Specification(
                 **self._made_from,
+                registered=gymnasium.spec(env) if isinstance(env, str) else None,
                 model=pack_model(self.learner.model),
                 initial_state=None if recurrent is None else [ops.convert_to_numpy(x) for x in recurrent.initial],
                 return_to_go=self.discount,
@@ -291,7 +298,6 @@ class ActorPool:
                 num_streams=self.num_envs,
                 counts=self.count[streams].tolist(),
                 episodes=self._begun[streams].tolist(),
-                step=self.steps,
                 updates=self.learner.updates,
                 steps_per_chunk=self.steps_per_chunk,
                 stored_states=self.writer.state_shapes,
@@ -307,7 +313,7 @@ class ActorPool:
         return [np.random.default_rng([kind, *entropy]) for kind in (1, 2)]
 
     def _take(self, messages):
-        """Writes chunks to the replay, and starts actors that have died again.
+        """Writes chunks to the replay, and takes note of who has died.
 
         Returns:
             How many environment steps have come in, and the `Episode`s that ended in them.
@@ -315,7 +321,7 @@ class ActorPool:
         made, episodes = 0, []
         for actor, message in messages:
             if isinstance(message, Died):
-                self._revive(actor, message)
+                self._dead.append((actor, message))
                 continue
             self._outstanding[actor].pop(0)
             self._delivered[actor] += 1
@@ -330,21 +336,24 @@ class ActorPool:
                 self.writer.write_returns(stream + first, times, returns, int(self.count[stream + first]))
             episodes += [episode._replace(stream=episode.stream + first) for episode in message.episodes]
             made += message.made
+            self._made[actor] += message.made
             lag = self.learner.updates - message.updates
             self._lag = (self._lag[0] + lag * message.made, self._lag[1] + message.made)
             self.waited["actors"] += message.waited
-        self.steps += made
         return made, episodes
 
-    def _revive(self, actor, death):
-        """Starts an actor that has died again, and gives up where that has not helped before."""
-        self._failures[actor] += 1
-        if self._failures[actor] > self.settings.restarts:
+    def _revive(self):
+        """Starts actors that have died again, and gives up where that has not helped before."""
+        while self._dead:
+            actor, death = self._dead.pop(0)
+            self._failures[actor] += 1
             times = self._failures[actor]
-            self._error = RuntimeError(f"Actor {actor} has died {times} times in a row. {death.reason}")
-            return
-        print(f"Actor {actor} has died and is started again. {death.reason}")
-        self._start(actor)
+            if times > self.settings.restarts:
+                self._failures = [0] * self.settings.number
+                self.close()
+                raise RuntimeError(f"Actor {actor} has died {times} times in a row. {death.reason}")
+            print(f"Actor {actor} has died and is started again. {death.reason}")
+            self._start(actor)
 
     def _exchange_weights(self):
         """Offers the actors a copy of the weights that the device was asked for on an earlier call."""
@@ -368,9 +377,10 @@ class ActorPool:
                 for a, asked in enumerate(self._outstanding)
                 if len(asked) < (self._transport.slots if a in sure else 1)
             ]
-            if self._error or not free or room <= 0 or (room < size and limit < last_step):
+            if not free or room <= 0 or (room < size and limit < last_step):
                 return
-            actor = min(free, key=lambda one: len(self._outstanding[one]))
-            steps = min(self.steps_per_chunk, math.ceil(room / self.share))
-            self._transport.collect(actor, steps)
+            actor = min(free, key=lambda one: (len(self._outstanding[one]), self._asked[one]))
+            steps = math.ceil(min(room, size) / self.share)
+            self._transport.collect(actor, steps, self.steps - self._made[actor])
             self._outstanding[actor].append(steps * self.share)
+            self._asked[actor] = max(self._asked) + 1

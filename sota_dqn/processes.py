@@ -11,12 +11,14 @@ import mmap
 import multiprocessing.connection
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
+import weakref
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -81,9 +83,15 @@ class Processes:
         self._end(actor)
         self._actors[actor] = _Actor(specification, self._memory[actor], self.layouts)
 
-    def collect(self, actor, steps):
-        """Asks an actor for a chunk of so many steps of all its environments; at most `slots` at a time."""
-        self._actors[actor].collect(steps)
+    def collect(self, actor, steps, others):
+        """Asks an actor for a chunk; at most for `slots` at a time.
+
+        Args:
+            actor: Its number.
+            steps: Of all its environments.
+            others: Environment steps made by others so far.
+        """
+        self._actors[actor].collect(steps, others)
 
     def publish(self, weights, updates):
         """Offers weights to all actors; one that is still busy with the last ones gets the next."""
@@ -99,15 +107,22 @@ class Processes:
         """
         numbers = {actor.connection: number for number, actor in enumerate(self._actors) if actor is not None}
         ready: Any = multiprocessing.connection.wait(list(numbers), timeout)
-        return [(numbers[connection], message) for connection in ready for message in self._read(numbers[connection])]
+        found = [(numbers[connection], message) for connection in ready for message in self._read(numbers[connection])]
+        for number, actor in enumerate(self._actors):
+            if actor is not None and actor.process.poll() is not None:
+                found += [(number, message) for message in self._read(number)]
+                if self._actors[number] is not None:  # a process that it has started holds its socket
+                    found.append((number, Died(f"Its exit code was {self._end(number)}.")))
+        return found
 
     def close(self):
         """Ends all actors and frees the memory."""
         for actor in self._actors:
             if actor is not None:
                 actor.stop()
+        until = time.monotonic() + PATIENCE
         for number in range(len(self._actors)):
-            self._end(number)
+            self._end(number, patience=max(0.0, until - time.monotonic()))
         for memory in self._memory:
             memory.close()
 
@@ -119,14 +134,14 @@ class Processes:
                 message = actor.receive()
                 if message is not None:
                     yield message
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             code = self._end(number)
             yield Died(actor.last_words or f"Its exit code was {code}.")
 
-    def _end(self, number):
-        """Sees to it that an actor has ended, and returns its exit code."""
+    def _end(self, number, *, patience=PATIENCE):
+        """Sees to it that an actor has ended within so many seconds, and returns its exit code."""
         actor, self._actors[number] = self._actors[number], None
-        return None if actor is None else actor.end()
+        return None if actor is None else actor.end(patience)
 
 
 class _Memory:
@@ -140,9 +155,7 @@ class _Memory:
                 self.file = os.dup(file.fileno())
         os.ftruncate(self.file, max(size, 1))
         self.buffer = mmap.mmap(self.file, 0)
-
-    def close(self):
-        os.close(self.file)
+        self.close = weakref.finalize(self, os.close, self.file)
 
 
 class _Actor:
@@ -169,8 +182,8 @@ class _Actor:
         theirs.close()
         given.close()
 
-    def collect(self, steps):
-        self._send("collect", self.free.pop(0), steps)
+    def collect(self, steps, others):
+        self._send("collect", self.free.pop(0), steps, others)
 
     def load(self, weights, updates):
         for place, values in zip(self.weights, weights, strict=True):
@@ -195,15 +208,18 @@ class _Actor:
             self.loading = False
         else:
             self.last_words = values[0]
+            raise EOFError  # whether or not its process manages to end
         return None
 
-    def end(self):
-        """Ends the process, the hard way where it does not end by itself, and returns its exit code."""
-        if self.last_words is None and self.process.poll() is None:
+    def end(self, patience):
+        """Ends the process and all that it has started, the hard way where it does not end by itself in so many
+        seconds, and returns its exit code."""
+        if self.last_words is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(PATIENCE)
+                self.process.wait(patience)
         self.connection.close()
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         return self.process.wait()
 
     def _send(self, *message):
@@ -233,22 +249,23 @@ def run(connection, memory, given):
         file.seek(0)
         pickled = file.read()
     inbox: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    stopping = threading.Event()
+    threading.Thread(target=_listen, args=(connection, inbox, stopping), daemon=True).start()
     try:
         specification, *layouts = cloudpickle.loads(pickled)
         slots, weights = _map(mmap.mmap(memory, 0), *layouts)
-        _serve(RemoteActor(specification), connection, inbox, slots, weights)
+        _serve(RemoteActor(specification), connection, inbox, stopping, slots, weights)
     except Exception:
         connection.send(("died", traceback.format_exc()))
         sys.exit(1)
 
 
-def _serve(actor, connection, inbox, slots, weights):
+def _serve(actor, connection, inbox, stopping, slots, weights):
     """Does what the learner asks for until it is enough."""
+    since = time.perf_counter()
     while True:
-        since = time.perf_counter()
         kind, *values = inbox.get()
-        if kind == "stop":
+        if stopping.is_set():
             actor.close()
             return
         if kind == "load":
@@ -256,23 +273,28 @@ def _serve(actor, connection, inbox, slots, weights):
             connection.send(("loaded",))
             continue
         waited = time.perf_counter() - since
-        slot, steps = values
-        chunk = actor.collect(steps)
+        slot, *asked = values
+        chunk = actor.collect(*asked, stopping=stopping.is_set)
         errors = [] if isinstance(chunk.td_error, tuple) else [chunk.td_error]
         rows = [chunk.streams, chunk.times, *chunk.steps, *chunk.states, *errors]
         for place, array in zip(slots[slot], rows, strict=True):
             place[...] = array
         bare = chunk._replace(streams=None, times=None, steps=None, states=None, waited=waited)
         connection.send(("chunk", slot, bare._replace(td_error=True if errors else None)))
+        since = time.perf_counter()
 
 
-def _listen(connection, inbox):
-    """Passes on what the learner says. Where it is gone, so is this process, whatever it is doing."""
+def _listen(connection, inbox, stopping):
+    """Passes on what the learner says. Where it is gone, so is this process, whatever it is doing, and all that it has
+    started."""
     try:
         while True:
-            inbox.put(connection.recv())
+            message = connection.recv()
+            if message[0] == "stop":
+                stopping.set()
+            inbox.put(message)
     except (EOFError, OSError):
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)
 
 
 def actor_environment():

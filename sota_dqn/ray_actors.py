@@ -114,9 +114,9 @@ class Cluster:
         self._loading[actor] = None
         self._processes[actor] = self._actors[actor].process.remote()
 
-    def collect(self, actor, steps):
-        """Asks an actor for a chunk of so many steps of all its environments."""
-        self._chunks[self._actors[actor].collect.remote(steps)] = actor
+    def collect(self, actor, steps, others):
+        """Asks an actor for a chunk; see `Processes.collect`."""
+        self._chunks[self._actors[actor].collect.remote(steps, others)] = actor
 
     def publish(self, weights, updates):
         """Offers weights to all actors; one that is still busy with the last ones gets the next."""
@@ -134,15 +134,18 @@ class Cluster:
         self.ray.wait(list(self._chunks), timeout=timeout)
         ready, _ = self.ray.wait(list(self._chunks), num_returns=len(self._chunks), timeout=0)
         found: list[tuple] = []
-        dead = set()
+        passed = set()  # actors that have died, or whose next chunk is not here: rows are written in order
         for chunk, actor in list(self._chunks.items()):
-            if chunk not in ready or actor in dead:
+            if actor in passed:
+                continue
+            if chunk not in ready:
+                passed.add(actor)
                 continue
             del self._chunks[chunk]
             try:
                 found.append((actor, self.ray.get(chunk)))
             except self.ray.exceptions.RayError as error:
-                dead.add(actor)
+                passed.add(actor)
                 found.append((actor, Died(str(error))))
         return found
 
@@ -175,9 +178,9 @@ class Remote:
         """Takes over weights."""
         self.actor.load([ops.copy(values) for values in weights], updates)
 
-    def collect(self, steps):
-        """Returns a `Chunk`."""
+    def collect(self, steps, others):
+        """Returns a `Chunk`; see `RemoteActor.collect`."""
         waited = time.perf_counter() - self.idle_since
-        chunk = self.actor.collect(steps)
+        chunk = self.actor.collect(steps, others)
         self.idle_since = time.perf_counter()
         return chunk._replace(waited=waited)

@@ -5,6 +5,7 @@ How chunks and weights travel is the business of `processes.py` and `ray_actors.
 
 from typing import Any, NamedTuple
 
+import gymnasium
 import keras
 from keras import ops
 
@@ -27,6 +28,7 @@ class Specification(NamedTuple):
     model: tuple  # of `pack_model`
     initial_state: list | None  # of a recurrent model, where it is learned; empty where it is zero
     env: Any
+    registered: Any  # the `EnvSpec` of an id, which the user's script may have registered
     num_envs: int  # E, of this actor
     vectorization_mode: str | None
     preprocess: Any
@@ -42,7 +44,6 @@ class Specification(NamedTuple):
     num_streams: int  # of all actors
     counts: list  # rows that each stream has produced
     episodes: list  # and episodes that have begun
-    step: int  # environment steps so far, over all actors
     updates: int  # that made the weights
     steps_per_chunk: int
     stored_states: list  # the shapes of a recurrent model's states in the replay
@@ -81,10 +82,11 @@ class RemoteActor:
         for variable, values in zip(self.variables[len(self.model.variables) :], initial or [], strict=True):
             variable.assign(values)
         self.num_envs = specification.num_envs
-        self.share = specification.num_streams // specification.num_envs
-        self.step = specification.step
+        self.steps = 0  # of all environments of this actor
         self.updates = specification.updates
         self.state_shapes = specification.stored_states
+        if specification.registered is not None:
+            gymnasium.registry.setdefault(specification.registered.id, specification.registered)
         vector = make_vector(specification.env, num_envs=self.num_envs, mode=specification.vectorization_mode)
         environments = Environments(vector, seed=specification.seed, first=specification.first_stream)
         environments.episodes[:] = specification.episodes
@@ -139,11 +141,13 @@ class RemoteActor:
             variable.assign(values)
         self.updates = updates
 
-    def collect(self, most):
+    def collect(self, most, others, *, stopping=lambda: False):
         """Steps its environments and returns a `Chunk`.
 
         Args:
             most: Steps of all environments; there are fewer where the chunk is full before.
+            others: Environment steps made by others so far, and by this actor in earlier lives, for schedules.
+            stopping: A function that says whether to leave it at what there is.
 
         Raises:
             Exception: Whatever the environments raise, once the steps before it have been returned.
@@ -152,11 +156,11 @@ class RemoteActor:
             raise self._error
         made, episodes = 0, []
         try:
-            while made < most and not (made and self.actor.full):
-                actions = ops.convert_to_numpy(self.actor.choose(self.step))
+            while made < most and not (made and (self.actor.full or stopping())):
+                actions = ops.convert_to_numpy(self.actor.choose(self.steps + others))
                 episodes += self.actor.step(actions)
                 made += 1
-                self.step += self.num_envs * self.share  # the others are taken to be as fast
+                self.steps += self.num_envs
         except Exception as error:
             if not made:
                 raise
@@ -192,11 +196,14 @@ class RemoteActor:
 
 
 def pack_model(model):
-    """Returns a model's configuration, the values of its variables, and a dict of its own layers."""
+    """Returns a model's configuration, the values of its variables, and a dict of what is not Keras's own in it."""
     values = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    configuration = keras.saving.serialize_keras_object(model)
+    configuration.pop("compile_config", None)  # an actor does not train
     own = {type(layer) for layer in [model, *layers_of(model)] if not type(layer).__module__.startswith("keras.")}
     registered = {keras.saving.get_registered_name(layer): layer for layer in own}
-    return keras.saving.serialize_keras_object(model), values, {layer.__name__: layer for layer in own} | registered
+    named = {layer.__name__: layer for layer in own}
+    return configuration, values, {**keras.saving.get_custom_objects(), **named, **registered}
 
 
 def unpack_model(configuration, values, custom_objects):

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import environments as counting
+import gymnasium
 import keras
 import numpy as np
 import pytest
 
-from sota_dqn import Actors, DQNTrainer, Replay, backend, policies, samplers, schedules
+from sota_dqn import Actors, DQNTrainer, Replay, Sequences, backend, policies, returns, samplers, schedules
 from sota_dqn.callbacks import Callback
-from sota_dqn.environments import make_vector
+from sota_dqn.environments import episode_seed, make_vector
 from sota_dqn.pace import Pace
 
 NUM_ENVS = 3
@@ -150,6 +152,91 @@ def test_every_step_is_written_once_and_in_order(mode):
     assert all(lag >= 0 for lag in trainer.history["lag"] if not math.isnan(lag))
     if mode == "slow learner":  # at most a chunk of each actor beyond the bound
         assert trainer.steps <= trainer.pace.allowed(trainer.updates) + 2 * 5 * NUM_ENVS
+
+
+def sequences():
+    return Sequences(6, burn_in=2, period=3, initial_state="learned")
+
+
+def recurrent_model():
+    cells = {"kernel_initializer": keras.initializers.RandomNormal(seed=1), "recurrent_initializer": "identity"}
+    lstm = keras.layers.GRU(counting.NUM_ACTIONS, return_sequences=True, **cells)
+    return keras.Sequential([keras.Input((None, 2)), keras.layers.Rescaling(1e-3), lstm])
+
+
+def previous_model():
+    seen, action = keras.Input((2, 3)), keras.Input((counting.NUM_ACTIONS,), name="previous_action")
+    hidden = keras.layers.Concatenate()([keras.layers.Flatten()(keras.layers.Rescaling(1e-3)(seen)), action])
+    dense = keras.layers.Dense(counting.NUM_ACTIONS, kernel_initializer=keras.initializers.RandomNormal(seed=1))
+    return keras.Model([seen, action], dense(hidden))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lambda: {"model": recurrent_model(), "sequences": sequences()},
+        lambda: {"model": previous_model(), "frame_stack": 3, "bounds": returns.Bounds(2, return_to_go=True)},
+    ],
+    ids=["recurrent", "stack, returns to go, previous action"],
+)
+def test_one_actor_stores_what_the_trainer_itself_stores(settings):
+    """States, returns to go and all else that comes with a row, under a mixture of policies."""
+    found = []
+    for actors in (0, 1):
+        policy = policies.Mixture({"greedy": policies.Greedy(), "noisy": policies.EpsilonGreedy(0.3)})
+        made = {**settings(), "policy": policy, "learning_starts": 1_000, "num_envs": 2, "seed": 3}
+        trainer = DQNTrainer(counting.Counting, made.pop("model"), actors=actors, replay=Replay(1_200), **made)
+        trainer.train(steps=120, verbose=0)
+        if not actors:
+            trainer.actor.flush()
+        found.append([keras.ops.convert_to_numpy(variable) for variable in trainer.replay.storage.variables])
+        trainer.close()
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours[:-1], theirs[:-1], rtol=1e-6, atol=1e-6)  # but for the bin
+
+
+def test_streams_have_their_seeds_and_weights_arrive():
+    """The second of two actors plays the episodes of its own streams, and both act by the weights that are learned."""
+    settings = Actors(2, steps_per_update=(1, 2), steps_per_chunk=2, weights_every=1)
+    trainer = make_trainer(actors=settings, policy=policies.Greedy(), updates_per_call=1, report_every=300)
+    before = trainer.model.get_weights()
+    trainer.train(steps=600, verbose=0)
+    steady = [x + y for x, y in zip(before, [np.zeros((2, 3)), np.array([0.0, 0.0, 99.0])], strict=True)]
+    trainer.model.set_weights(steady)  # from here on the third action is the best, whatever is observed
+    trainer.learner.optimizer.learning_rate.assign(0.0)
+    trainer.train(steps=300, verbose=0)
+    trainer.close()
+    for stream, rows in enumerate(rows_of(trainer)):
+        begun = [row[0][0] for row in rows if row[0][1] == 0]
+        seeds = [episode_seed(3, stream, episode) for episode in range(len(begun))]
+        assert begun == [counting.draw_identity(gymnasium.utils.seeding.np_random(seed)[0]) for seed in seeds]
+        assert all(row[1] == 2 for row in rows[-10:] if row[4])
+
+
+def test_actors_take_turns():
+    """A learner that holds all back, and actors that are done at once: none is asked more often than another."""
+    trainer = make_trainer(actors=Actors(3, steps_per_update=(1, 2), steps_per_chunk=2))
+    pool = trainer.actor
+    pool._transport = types.SimpleNamespace(slots=2, starts_at_once=True, collect=lambda *asked: None)
+    pool.steps = trainer.learning_starts
+    for _ in range(60):
+        trainer.learner.updates += 1
+        pool._ask(math.inf)
+        for asked in pool._outstanding:
+            pool.steps += sum(asked)
+            asked.clear()
+    pool._transport = None
+    counts = sorted(pool._asked)
+    assert counts[-1] - counts[0] <= 3
+    assert counts[0] > 10
+
+
+def test_training_for_episodes():
+    trainer = make_trainer(actors=Actors(1, steps_per_update=(0, math.inf)), num_envs=2)
+    trainer.train(episodes=60, verbose=0)
+    trainer.close()
+    assert trainer.episodes >= 60
+    assert trainer.updates > 0
 
 
 def test_training_goes_on_with_the_same_actors():
@@ -351,6 +438,9 @@ def test_bad_actors(settings, error, message):
         ({"number": 0}, ValueError, "Argument `number` must be at least 1"),
         ({"number": 1, "steps_per_update": (2, 1)}, ValueError, "Argument `steps_per_update` must be two numbers"),
         ({"number": 1, "steps_per_update": (0, 0)}, ValueError, "Argument `steps_per_update`"),
+        ({"number": 1, "steps_per_update": 2}, ValueError, "Argument `steps_per_update`"),
+        ({"number": 1, "steps_per_update": (math.inf, math.inf)}, ValueError, "Argument `steps_per_update`"),
+        ({"number": None}, TypeError, "Argument `number` must be an integer. Received: number=None"),
         ({"number": 1, "restarts": -1}, ValueError, "Argument `restarts` must be an integer of at least 0"),
         ({"number": 1, "weights_every": 0}, ValueError, "Argument `weights_every` must be at least 1"),
     ],
@@ -364,17 +454,27 @@ def test_what_cannot_be_copied_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generator = (x for x in ())
     trainer = make_trainer(lambda render_mode=None: (generator, counting.Counting())[1], actors=1)
-    with pytest.raises(TypeError, match="one of them cannot be copied"):
-        trainer.train(steps=10, verbose=0)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="one of them cannot be copied"):
+            trainer.train(steps=10, verbose=0)
+        assert trainer.actor.processes == []
 
 
-def test_layers_of_the_users_own_reach_the_actors():
+def test_what_the_script_defines_reaches_the_actors():
     class Doubling(keras.layers.Layer):
         def call(self, inputs):
             return 2 * inputs
 
-    model = keras.Sequential([keras.Input((4,)), Doubling(), keras.layers.Dense(2)])
-    trainer = DQNTrainer("CartPole-v1", model, actors=1, num_envs=2, replay=Replay(1_000), learning_starts=1_000)
-    trainer.train(steps=20, verbose=0)
-    assert trainer.steps == 20
-    trainer.close()
+    class Slower(keras.optimizers.SGD):
+        pass
+
+    gymnasium.register("OfThisTest-v0", entry_point=counting.Counting)
+    try:
+        model = keras.Sequential([keras.Input((2,)), Doubling(), keras.layers.Dense(counting.NUM_ACTIONS)])
+        model.compile(optimizer=Slower(1e-3), loss=keras.losses.MeanSquaredError())
+        trainer = DQNTrainer("OfThisTest-v0", model, actors=1, num_envs=2, replay=Replay(1_000), learning_starts=1_000)
+        trainer.train(steps=20, verbose=0)
+        assert trainer.steps == 20
+        trainer.close()
+    finally:
+        del gymnasium.registry["OfThisTest-v0"]
