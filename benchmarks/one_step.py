@@ -100,10 +100,8 @@ def speed_table(records):
 
 def groups(records):
     """Yields task, agent, backend and the records of all seeds of each."""
-    for task, agent, backend, steps in dict.fromkeys(
-        (r["task"], r["agent"], r["backend"], r["steps"]) for r in records
-    ):
-        yield task, agent, backend, select(records, task=task, agent=agent, backend=backend, steps=steps)
+    for task, agent, backend, cap in dict.fromkeys((r["task"], r["agent"], r["backend"], r["cap"]) for r in records):
+        yield task, agent, backend, select(records, task=task, agent=agent, backend=backend, cap=cap)
 
 
 def learning_table(records):
