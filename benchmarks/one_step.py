@@ -17,8 +17,7 @@ from benchmarks.tables import describe, median, render_number, render_table, wri
 from benchmarks.tasks import BREAKOUT, EPISODES, TASKS
 
 NAME = "one_step"
-# Workers, and processes with so many workers each: what two processes make in sum, two threads could at best.
-SPEEDS = ((1, 1), (2, 1), (1, 2), (4, 1), (8, 1))
+WORKERS = (1, 2, 4, 8)
 SPEED_TASKS = (BREAKOUT, "CartPole-v1")
 STEPS = {"CartPole-v1": 800_000, "Acrobot-v1": 800_000}  # environment steps of the one-step methods, at most
 BREAKOUT_STEPS = 1_000_000  # environment steps; `--game-steps`
@@ -41,20 +40,20 @@ def plan(options):
 
 
 def speed_runs(options):
-    """Returns the runs that measure steps per second."""
+    """Returns the runs that measure steps per second: with all numbers of workers, and beside two processes."""
     runs = []
     for repetition in range(options.repetitions):
         for task in [task for task in SPEED_TASKS if task in options.tasks]:
             for backend in common.backends(options.backend):
-                for workers, processes in SPEEDS:
-                    counts = {"workers": workers, "processes": processes}
-                    key = {"what": "speed", "task": task, **counts, "backend": backend}
-                    arguments = ["--task", task, "--workers", str(workers), "--processes", str(processes)]
-                    command = [sys.executable, "-m", "benchmarks.one_step_run", "speed", *arguments]
-                    command += ["--seconds", str(options.seconds)]
+                for what in ("speed", "compare"):
+                    key = {"what": what, "task": task, "backend": backend, "repetition": repetition}
+                    arguments = ["--task", task, "--seconds", str(options.seconds)]
+                    if what == "speed":
+                        arguments += ["--workers", *map(str, WORKERS)]
+                    command = [sys.executable, "-m", "benchmarks.one_step_run", what, *arguments]
                     # Workers fill the cores: an operation of one must not take the core of another.
                     environment = {"KERAS_BACKEND": backend, "TF_NUM_INTRAOP_THREADS": "1"}
-                    runs.append(Run({**key, "repetition": repetition}, command, environment))
+                    runs.append(Run(key, command, environment))
     return runs
 
 
@@ -85,25 +84,20 @@ def speed_table(records):
     """Returns the table of medians of steps per second, and what two workers make of one and of two processes."""
     rows = []
     for task, backend in dict.fromkeys((r["task"], r["backend"]) for r in records):
-        rates = {}
-        for workers, processes in SPEEDS:
-            found = select(records, task=task, backend=backend, workers=workers, processes=processes)
-            if found:
-                rates[workers, processes] = statistics.median(r["steps_per_second"] for r in found)
-        two = rates.get((2, 1))
-        ratios = [two / rates[other] if two and other in rates else None for other in ((1, 1), (1, 2))]
-        cells = [render_number(rates.get(speed), 0) for speed in SPEEDS]
-        rows.append([f"{task}, {backend}", *cells, *(render_number(ratio, 2) for ratio in ratios)])
-    names = ["1 worker", "2 workers", "2 processes of 1", "4 workers", "8 workers"]
-    return render_table(["", *names, "2 workers against 1", "against 2 processes"], rows)
+        found = select(records, task=task, backend=backend)
+        speeds = [record["steps_per_second"] for record in select(found, what="speed")]
+        compared = [record["threads"] / record["processes"] for record in select(found, what="compare")]
+        cells = [render_number(median([speed[str(count)] for speed in speeds]), 0) for count in WORKERS]
+        ratio = median([speed["2"] / speed["1"] for speed in speeds])
+        rows.append([f"{task}, {backend}", *cells, render_number(ratio, 2), render_number(median(compared), 2)])
+    header = ["", *(f"{count} worker{'s' if count > 1 else ''}" for count in WORKERS)]
+    return render_table([*header, "2 workers against 1", "against 2 processes"], rows)
 
 
 def groups(records):
     """Yields task, agent, backend and the records of all seeds of each."""
-    for task, agent, backend, steps in dict.fromkeys(
-        (r["task"], r["agent"], r["backend"], r["steps"]) for r in records
-    ):
-        yield task, agent, backend, select(records, task=task, agent=agent, backend=backend, steps=steps)
+    for task, agent, backend, cap in dict.fromkeys((r["task"], r["agent"], r["backend"], r["cap"]) for r in records):
+        yield task, agent, backend, select(records, task=task, agent=agent, backend=backend, cap=cap)
 
 
 def learning_table(records):
@@ -168,7 +162,8 @@ def plot(records, path):
 
 def write(records, folder):
     """Writes the results as Markdown, with the plot beside it."""
-    speed, learned = select(records, what="speed"), select(records, what="learn")
+    learned = select(records, what="learn")
+    speed = [record for record in records if record["what"] != "learn"]
     game = select(learned, task=BREAKOUT)
     classic = [record for record in learned if record["task"] != BREAKOUT]
     parts = []
@@ -202,7 +197,7 @@ def main():
     parser.add_argument("--steps", type=int, help="environment steps of the one-step methods; default: the protocol's")
     parser.add_argument("--game-steps", type=int, default=BREAKOUT_STEPS, help="of the game, default %(default)s")
     parser.add_argument("--repetitions", type=int, default=3, help="of each speed, default %(default)s")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long a speed is measured, default %(default)s")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn in measuring speed, default %(default)s")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, on equal shares of the cores")
     common.add_backend(parser, default="both")
     options = parser.parse_args()

@@ -55,26 +55,45 @@ def make_one_step(task, *, method, steps, workers=8, seed=0):
     return OneStepTrainer(env, model, method=method, workers=workers, learning_rate_anneal=steps, seed=seed, **settings)
 
 
-def measure(task, *, workers, seconds):
-    """Returns the environment steps per second of training, over at least so many seconds after a warm-up."""
-    trainer = make_one_step(task, method="q", steps=1, workers=workers)  # every epsilon is soon a worker's final one
-    trainer.train(WARM_UP, verbose=0)
-    begun, steps = time.perf_counter(), trainer.steps
-    while (elapsed := time.perf_counter() - begun) < seconds:
-        trainer.train(2 * WARM_UP, verbose=0)
-    trainer.close()
-    return {"steps_per_second": (trainer.steps - steps) / elapsed}
+def measure(task, *, workers, rounds, seconds):
+    """Returns the environment steps per second of training with each number of workers, by it.
+
+    They take turns, in this process, so that whatever else the machine does hits all of them.
+
+    Args:
+        task: A task.
+        workers: Numbers of workers.
+        rounds: How often each has its turn.
+        seconds: Of a turn, at least.
+    """
+    trainers = {}
+    for count in workers:  # with `steps=1` every epsilon is a worker's final one from the second step on
+        trainers[count] = make_one_step(task, method="q", steps=1, workers=count)
+        trainers[count].train(WARM_UP, verbose=0)
+    steps, elapsed = dict.fromkeys(workers, 0), dict.fromkeys(workers, 0.0)
+    for _ in range(rounds):
+        for count, trainer in trainers.items():
+            begun, before = time.perf_counter(), trainer.steps
+            while time.perf_counter() - begun < seconds:
+                trainer.train(WARM_UP, verbose=0)
+            steps[count] += trainer.steps - before
+            elapsed[count] += time.perf_counter() - begun
+    for trainer in trainers.values():
+        trainer.close()
+    return {"steps_per_second": {str(count): steps[count] / elapsed[count] for count in workers}}
 
 
-def measure_processes(task, *, processes, workers, seconds):
-    """Returns the same of so many processes at the same time, each with `workers` of its own: the sum."""
-    if processes == 1:
-        return measure(task, workers=workers, seconds=seconds)
-    arguments = ["--task", task, "--workers", str(workers), "--seconds", str(seconds)]
-    command = [sys.executable, "-m", "benchmarks.one_step_run", "speed", *arguments]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
-    said = [process.communicate()[0] for process in running]
-    return {"steps_per_second": sum(json.loads(text.splitlines()[-1])["steps_per_second"] for text in said)}
+def compare(task, *, seconds):
+    """Returns the steps per second of two workers in one process, and in sum of two processes of one worker.
+
+    All three processes run at the same time.
+    """
+    command = [sys.executable, "-m", "benchmarks.one_step_run", "speed", "--task", task, "--rounds", "1"]
+    command += ["--seconds", str(seconds), "--workers"]
+    running = [subprocess.Popen([*command, count], stdout=subprocess.PIPE, text=True) for count in "211"]
+    said = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    two, *ones = [next(iter(result["steps_per_second"].values())) for result in said]
+    return {"threads": two, "processes": sum(ones)}
 
 
 def learn(task, *, agent, seed, steps, evaluate_every):
@@ -105,19 +124,20 @@ def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
-    speed, learning = commands.add_parser("speed"), commands.add_parser("learn")
-    for command in (speed, learning):
+    speed, comparison, learning = (commands.add_parser(name) for name in ("speed", "compare", "learn"))
+    for command in (speed, comparison, learning):
         command.add_argument("--task", choices=[*TASKS, BREAKOUT], required=True)
-    speed.add_argument("--workers", type=int, required=True)
-    speed.add_argument("--processes", type=int, default=1, help="that run at the same time, sharing nothing")
-    speed.add_argument("--seconds", type=float, default=10.0, help="how long to measure")
+    speed.add_argument("--workers", type=int, nargs="+", required=True, help="numbers of workers, which take turns")
+    speed.add_argument("--rounds", type=int, default=4, help="turns of each, default %(default)s")
+    for command in (speed, comparison):
+        command.add_argument("--seconds", type=float, default=5.0, help="of a turn, default %(default)s")
     learning.add_argument("--agent", choices=["q", "sarsa", "dqn"], required=True)
     learning.add_argument("--seed", type=int, required=True)
     learning.add_argument("--steps", type=int, required=True, help="environment steps")
     learning.add_argument("--evaluate-every", type=int, default=10_000, help="environment steps")
     options = vars(parser.parse_args())
     what, task = options.pop("what"), options.pop("task")
-    result = measure_processes(task, **options) if what == "speed" else learn(task, **options)
+    result = {"speed": measure, "compare": compare, "learn": learn}[what](task, **options)
     report(result, packages=(*PACKAGES, *(["ale-py"] if task == BREAKOUT else []), keras.config.backend()))
 
 

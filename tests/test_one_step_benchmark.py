@@ -27,8 +27,8 @@ def test_plan(monkeypatch, tmp_path):
     runs = options(monkeypatch, tmp_path)
     keys = [tuple(run.key.items()) for run in runs]
     assert len(set(keys)) == len(keys)
-    speed = [run for run in runs if run.key["what"] == "speed"]
-    assert {run.key["workers"] for run in speed} == {1, 2, 4, 8} and len(speed) == 5 * 2 * 2 * 3
+    speed = [run for run in runs if run.key["what"] in ("speed", "compare")]
+    assert len(speed) == 2 * 2 * 2 * 3 and speed[0].command[-4:] == ["1", "2", "4", "8"]
     learning = [run for run in runs if run.key["what"] == "learn"]
     assert {(run.key["task"], run.key["agent"]) for run in learning} >= {
         ("CartPole-v1", "q"),
@@ -55,22 +55,15 @@ def test_results_are_written(tmp_path):
         "process_seconds": 100.0,
         "backend": "jax",
     }
+    measured = {"task": BREAKOUT, **common}
     records = [
-        {
-            "what": "speed",
-            "task": BREAKOUT,
-            "workers": workers,
-            "processes": processes,
-            "repetition": i,
-            "steps_per_second": rate,
-            **common,
-        }
-        for workers, processes, rates in ((1, 1, (90, 100, 200)), (2, 1, (180, 300, 160)), (1, 2, (200, 210, 190)))
-        for i, rate in enumerate(rates)
+        {"what": "speed", "steps_per_second": {"1": one, "2": two, "4": 300.0, "8": 400.0}, **measured}
+        for one, two in ((90.0, 180.0), (100.0, 160.0), (200.0, 340.0))
     ]
-    for agent, returns in (("q", (100, 480, 400)), ("sarsa", (100, 200, 300))):
+    records.append({"what": "compare", "threads": 180.0, "processes": 200.0, **measured})
+    for agent, steps, returns in (("q", 20_000, (100, 480)), ("sarsa", 30_000, (100, 200, 300))):
         curve = [[10_000 * i, 20.0 * i, value] for i, value in enumerate(returns, 1)]
-        learned = {"what": "learn", "task": "CartPole-v1", "agent": agent, "seed": 0, "cap": 800_000, "steps": 30_000}
+        learned = {"what": "learn", "task": "CartPole-v1", "agent": agent, "seed": 0, "cap": 800_000, "steps": steps}
         records.append({**learned, "evaluations": curve, **common})
     played = {
         "what": "learn",
@@ -84,8 +77,8 @@ def test_results_are_written(tmp_path):
     records.append({**played, "evaluations": [[50_000, 100.0, 3.0], [100_000, 200.0, 2.0]], **common})
     one_step.write(records, tmp_path)
     text = (tmp_path / "one_step.md").read_text()
-    assert f"| {BREAKOUT}, jax | 100 | 180 | 200 | – | – | 1.80 | 0.90 |" in text
-    assert "| CartPole-v1 (475), q, jax | 1 of 1 | 20,000 | 40 | 30,000 | 100 |" in text
+    assert f"| {BREAKOUT}, jax | 100 | 180 | 300 | 400 | 1.70 | 0.90 |" in text
+    assert "| CartPole-v1 (475), q, jax | 1 of 1 | 20,000 | 40 | 20,000 | 100 |" in text
     assert "| CartPole-v1 (475), sarsa, jax | 0 of 1 | – | – | 30,000 | 100 |" in text
     assert f"| {BREAKOUT}, q, jax | 100,000 | 1.20 | 2.00 | 3.00 | 100 |" in text
     assert (tmp_path / "one_step.png").stat().st_size > 10_000
@@ -99,4 +92,5 @@ def test_a_run_learns(agent):
 
 
 def test_a_run_measures():
-    assert measure("CartPole-v1", workers=2, seconds=0.1)["steps_per_second"] > 0
+    rates = measure("CartPole-v1", workers=[1, 2], rounds=2, seconds=0.1)["steps_per_second"]
+    assert set(rates) == {"1", "2"} and min(rates.values()) > 0
