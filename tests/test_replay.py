@@ -20,7 +20,7 @@ def build(replay=None, num_streams=2, *, capacity=20, shape=(2,), dtype="float32
 
 
 def compiled_add(replay):
-    return backend.Program([], replay.variables, PLAN).compile(replay.add)
+    return backend.Program([], replay.variables, PLAN).compile(lambda *rows: replay.add(*rows))
 
 
 def random_steps(random, size, shape=(2,)):
