@@ -18,7 +18,10 @@ from sota_dqn.callbacks import Callback
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """A cluster with room for two actors."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with warnings.catch_warnings():
+        # JAX, where an earlier test has used it, warns of any fork, also of one that at once becomes another program.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for the processes of its cluster
