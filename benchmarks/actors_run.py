@@ -84,13 +84,14 @@ def make_trainer(name, *, actors, ray):
 
 def learn(trainer, seconds):
     """Returns the updates per second of the learner alone."""
-    calls, since, running = 0, time.perf_counter(), []
+    calls, since, running, before = 0, time.perf_counter(), [], trainer.updates
     with backend.asynchronous():
         while time.perf_counter() - since < seconds:
             following = trainer.learner.learn(trainer.steps)
             backend.wait(running)
             running = following
             calls += 1
+    trainer.learner.updates = before  # or they would count towards what training still has to make
     return calls * trainer.updates_per_call / (time.perf_counter() - since)
 
 
