@@ -137,8 +137,7 @@ class ActorPool:
         self.environments = Environments(make_vector(env, num_envs=1, mode=vectorization_mode), seed=seed)
         try:
             self.preprocess = Preprocessing(preprocess, self.environments.observation_space)
-            self.observation = self.preprocess(self.environments.reset())
-            self.stacked = frames(self.observation, np.ones(1, bool))
+            self.stacked = frames(self.preprocess(self.environments.reset()), np.ones(1, bool))
         finally:
             self.environments.close()
         self.num_envs = settings.number * num_envs  # of all actors
@@ -258,12 +257,12 @@ class ActorPool:
 
     def _open(self):
         """Starts all actors."""
-        values = [np.asarray(ops.convert_to_numpy(variable)) for variable in self.learner.model_variables]
-        self._rows = self.share * (self.steps_per_chunk + 1)
+        weights = [(tuple(variable.shape), variable.dtype) for variable in self.learner.model_variables]
+        rows = self.share * (self.steps_per_chunk + 1)
         observation = self.preprocess.shape, self.preprocess.dtype
         states, errors = self.writer.state_shapes, self.first_errors is not None
-        layout = chunk_layout(observation, states, self._rows, errors=errors)
-        self._transport = self.settings.connect(layout, [(value.shape, value.dtype) for value in values])
+        layout = chunk_layout(observation, states, rows, errors=errors)
+        self._transport = self.settings.connect(layout, weights)
         self._sent, self._copies = self.learner.updates, None
         self._dead.clear()
         try:

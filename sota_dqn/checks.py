@@ -6,7 +6,7 @@ import importlib
 import gymnasium
 import numpy as np
 
-__all__ = ["check_id", "check_positive"]
+__all__ = ["check_id", "check_positive", "check_seed"]
 
 
 def check_positive(**numbers):
@@ -16,6 +16,12 @@ def check_positive(**numbers):
             raise TypeError(f"Argument `{name}` must be an integer. Received: {name}={value!r}")
         if value is not None and value < 1:
             raise ValueError(f"Argument `{name}` must be at least 1. Received: {name}={value}")
+
+
+def check_seed(seed):
+    """Raises ValueError unless a run's seed is an integer of at least 0."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"Argument `seed` must be an integer of at least 0. Received: seed={seed!r}")
 
 
 def check_id(env):

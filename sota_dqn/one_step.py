@@ -14,7 +14,7 @@ from keras import ops
 
 from sota_dqn import backend, losses, worker_snapshot
 from sota_dqn.atari import Atari, native
-from sota_dqn.checks import check_positive
+from sota_dqn.checks import check_positive, check_seed
 from sota_dqn.choice import Choice
 from sota_dqn.environments import Environments, episode_seeds, is_vector, make_factory, make_vector
 from sota_dqn.models import check_model, has_convolutions, is_recurrent
@@ -237,16 +237,8 @@ class OneStepTrainer(TrainerBase):
         batches.end()
         for steps, episode in episodes:
             self.epoch.episode(episode)
-            logs = {
-                "episode_return": episode.episode_return,
-                "episode_length": episode.episode_length,
-                "steps": steps,
-                "stream": episode.stream,
-                "policy": episode.policy,
-            }
             self.episodes += 1
-            for listener in on_episode_end:
-                listener(self.episodes - 1, logs)
+            self._tell_episode(self.episodes - 1, episode, steps, on_episode_end)
 
     def _restore(self, found):
         return worker_snapshot.restore(self, found)
@@ -360,8 +352,7 @@ def _check_arguments(model, method, local_max_steps, n_step, discount, final_eps
         )
     if not 0 <= discount <= 1:
         raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount}")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"Argument `seed` must be an integer of at least 0. Received: seed={seed!r}")
+    check_seed(seed)
     is_drawn = isinstance(final_epsilons, dict) and len(final_epsilons) > 0
     if not is_drawn or not all(_is_probability(x) and _is_probability(p) and p for x, p in final_epsilons.items()):
         raise ValueError(

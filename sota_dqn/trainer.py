@@ -12,7 +12,7 @@ from sota_dqn import backend, snapshot
 from sota_dqn.acting import connect, make_actor, make_pace
 from sota_dqn.actor_pool import as_actors
 from sota_dqn.atari import Atari, native
-from sota_dqn.checks import check_positive
+from sota_dqn.checks import check_positive, check_seed
 from sota_dqn.choice import Choice
 from sota_dqn.mixtures import Selection
 from sota_dqn.models import check_model, has_convolutions
@@ -166,15 +166,7 @@ class Trainer(TrainerBase):
         for episode in episodes:
             self.epoch.episode(episode)
         for number, episode in enumerate(episodes, before):
-            logs = {
-                "episode_return": episode.episode_return,
-                "episode_length": episode.episode_length,
-                "steps": self.steps,
-                "stream": episode.stream,
-                "policy": episode.policy,
-            }
-            for listener in on_episode_end:
-                listener(number, logs)
+            self._tell_episode(number, episode, self.steps, on_episode_end)
         batches.end()
 
     def _learn(self, batches):
@@ -237,5 +229,4 @@ def _check_parts(replay, policy, batch_size, seed):
         raise ValueError("Argument `policy` already belongs to another trainer: make one for each.")
     if policy is not None and not callable(policy) and not isinstance(policy, Selection):
         raise TypeError(f"Argument `policy` must be a function of values. Received: policy={policy!r}")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"Argument `seed` must be an integer of at least 0. Received: seed={seed!r}")
+    check_seed(seed)

@@ -211,6 +211,18 @@ class TrainerBase(abc.ABC):
                 with self._clock("callbacks"):
                     listeners.on_epoch_end(number, logs)
 
+    def _tell_episode(self, number, episode, steps, on_episode_end):
+        """Tells callbacks of an `Episode`, the run's `number`, that ended when `steps` had been made."""
+        logs = {
+            "episode_return": episode.episode_return,
+            "episode_length": episode.episode_length,
+            "steps": steps,
+            "stream": episode.stream,
+            "policy": episode.policy,
+        }
+        for listener in on_episode_end:
+            listener(number, logs)
+
     def _listeners(self, given, verbose, last_step, last_episode):
         """Returns the `CallbackList` of a call of `train`."""
         arranged = callbacks.arrange(keras.tree.flatten(given) if given else [], Record(self.history), verbose=verbose)

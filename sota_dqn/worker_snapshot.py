@@ -27,7 +27,7 @@ def save(trainer, path):
         "history": trainer.history,
         "initial_rate": trainer.initial_rate,
     }
-    arrays = {**_variables(trainer)}
+    arrays = _variables(trainer)
     for i, weights in enumerate(trainer.shared.target):
         arrays[f"target_{i}"] = keras.ops.convert_to_numpy(weights)
     for worker in trainer.workers:
