@@ -51,9 +51,7 @@ def speed_runs(options):
                     if what == "speed":
                         arguments += ["--workers", *map(str, WORKERS)]
                     command = [sys.executable, "-m", "benchmarks.one_step_run", what, *arguments]
-                    # Workers fill the cores: an operation of one must not take the core of another.
-                    environment = {"KERAS_BACKEND": backend, "TF_NUM_INTRAOP_THREADS": "1"}
-                    runs.append(Run(key, command, environment))
+                    runs.append(Run(key, command, {"KERAS_BACKEND": backend}))
     return runs
 
 
@@ -77,7 +75,7 @@ def learning_run(task, agent, steps, evaluate_every, backend, seed):
     arguments = ["--task", task, "--agent", agent, "--seed", str(seed), "--steps", str(steps)]
     arguments += ["--evaluate-every", str(evaluate_every)]
     command = [sys.executable, "-m", "benchmarks.one_step_run", "learn", *arguments]
-    return Run(key, command, {"KERAS_BACKEND": backend, "TF_NUM_INTRAOP_THREADS": "1"})
+    return Run(key, command, {"KERAS_BACKEND": backend})
 
 
 def speed_table(records):

@@ -16,7 +16,7 @@ import keras
 from benchmarks.learning import PACKAGES, Evaluations, build_model
 from benchmarks.process import report
 from benchmarks.tasks import BREAKOUT, EPISODES, TASKS
-from sota_dqn import Atari, DQNInference, DQNTrainer, OneStepTrainer, callbacks
+from sota_dqn import Atari, DQNInference, DQNTrainer, OneStepTrainer, backend, callbacks
 
 EPSILON = 0.01  # of evaluations of the game: a greedy agent may never serve the ball
 WARM_UP = 100  # steps before the clock: the first update compiles
@@ -137,6 +137,8 @@ def main():
     learning.add_argument("--evaluate-every", type=int, default=10_000, help="environment steps")
     options = vars(parser.parse_args())
     what, task = options.pop("what"), options.pop("task")
+    if options.get("agent") != "dqn":
+        backend.single_threaded()
     result = {"speed": measure, "compare": compare, "learn": learn}[what](task, **options)
     report(result, packages=(*PACKAGES, *(["ale-py"] if task == BREAKOUT else []), keras.config.backend()))
 

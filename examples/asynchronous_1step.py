@@ -19,7 +19,7 @@ import sys
 import gymnasium
 import keras
 
-from sota_dqn import Atari, DQNInference, OneStepTrainer, callbacks
+from sota_dqn import Atari, DQNInference, OneStepTrainer, backend, callbacks
 
 FRAME_STACK = 4  # of pictures
 
@@ -168,6 +168,7 @@ def main():
     options = parse_options()
     if not options.use_gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # read when the first array is made
+        backend.single_threaded()  # the workers fill the cores
     elif not keras.distribution.list_devices("gpu"):
         sys.exit("There is no GPU that Keras's backend can use: leave --use_gpu out.")
     run = options.run

@@ -11,7 +11,7 @@ import sys
 import cv2
 import pytest
 
-from sota_dqn import OneStepTrainer
+from sota_dqn import OneStepTrainer, backend
 
 SCRIPT = pathlib.Path(__file__).parent.parent / "examples" / "asynchronous_1step.py"
 FIRST_README = {  # of the system that it succeeds
@@ -41,6 +41,7 @@ FIRST_README = {  # of the system that it succeeds
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # which the script sets: it is to be undone
+    monkeypatch.setattr(backend, "single_threaded", lambda: None)  # for this process it is too late
     return runpy.run_path(str(SCRIPT), run_name="__main__")
 
 

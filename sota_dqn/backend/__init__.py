@@ -1,10 +1,10 @@
 """Floor 0: what differs between TensorFlow and JAX, and nothing else.
 
 Each backend file offers the same few names: `Program` (compile, repeat, gradient, apply, fused), `read_rows`,
-`write_rows`, `assign_slices`, `call_host`, `device_kind`, `device_memory`, `AllocationError`, `wait` and
-`asynchronous`. Everything above them is plain stateful Keras, written once. How a program is compiled is decided here,
-by `plan`, and so is whether rows are on the device or the host. To support another Keras backend, write its file and
-add it below.
+`write_rows`, `assign_slices`, `call_host`, `device_kind`, `device_memory`, `AllocationError`, `wait`, `asynchronous`
+and `single_threaded`. Everything above them is plain stateful Keras, written once. How a program is compiled is decided
+here, by `plan`, and so is whether rows are on the device or the host. To support another Keras backend, write its file
+and add it below.
 """
 
 import os
@@ -65,6 +65,21 @@ def plan(*, convolutions, host_rows=False, backend=BACKEND, device=None):
         fused=not (slow_loop and backend == "jax"),
         threads=convolutions or not on_cpu,
     )
+
+
+def single_threaded():
+    """Has everything that this process computes on the CPU run in the thread that asks for it, on one core.
+
+    For the workers of `OneStepTrainer`, which fill the cores by themselves: without, they wait in line for the threads
+    that share out each other's work. `DQNTrainer` would lose the overlap of acting and learning.
+
+    Raises:
+        RuntimeError: If something has been computed already, such as a model's first weights.
+    """
+    try:
+        _backend.single_threaded()
+    except RuntimeError as error:
+        raise RuntimeError("It is too late for single_threaded(): call it before anything is computed.") from error
 
 
 def make_rows(shape, dtype, name, *, host=False):

@@ -1,6 +1,7 @@
 """JAX: variable values threaded through `keras.StatelessScope`, which make stateful Keras code a pure function."""
 
 import contextlib
+import os
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +169,24 @@ def wait(tensors):
 def asynchronous():
     """A context in which calls of programs return before the device is done. JAX's always do."""
     return contextlib.nullcontext()
+
+
+def single_threaded():
+    """Has programs on the CPU run in the thread that calls them."""
+    if not jax.config.read("jax_cpu_enable_async_dispatch"):
+        return
+    devices = jax.config.jax_num_cpu_devices
+    for number in (devices + 2, devices):  # a change raises RuntimeError if it is too late
+        jax.config.update("jax_num_cpu_devices", number)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    before = os.environ.get("NPROC")
+    os.environ["NPROC"] = "1"  # the threads that XLA shares a program out to
+    try:
+        jax.devices()
+    finally:
+        del os.environ["NPROC"]
+        if before is not None:
+            os.environ["NPROC"] = before
 
 
 def assign_slices(variable, values, size):

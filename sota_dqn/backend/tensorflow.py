@@ -31,7 +31,7 @@ class Program:
 
         def call(*arguments):
             signature = tuple((array.shape, array.dtype) for array in tf.nest.flatten(arguments))
-            arguments = tf.nest.map_structure(tf.convert_to_tensor, arguments)
+            arguments = tf.nest.map_structure(_as_tensor, arguments)
             if signature not in concrete:
                 concrete[signature] = compiled.get_concrete_function(*arguments)
             return concrete[signature](*arguments)
@@ -134,8 +134,18 @@ def asynchronous():
         tf.config.experimental.set_synchronous_execution(before)
 
 
+def single_threaded():
+    """Has programs on the CPU run in the thread that calls them."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)  # RuntimeError if it is too late
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
 def assign_slices(variable, values, size):
     """Assigns a large array on the host to `variable`, `size` rows at a time, without a second copy of it."""
     for begin in range(0, len(values), size):
         rows = tf.range(begin, min(begin + size, len(values)))
         write_rows(variable, rows, tf.convert_to_tensor(values[begin : begin + size]))
+
+
+def _as_tensor(array):
+    return array if isinstance(array, tf.Tensor) else tf.convert_to_tensor(array)  # a test is ten times as fast
