@@ -9,10 +9,10 @@ import keras
 from sota_dqn import backend
 
 backend.single_threaded()
-model = keras.Sequential([keras.Input((84, 84, 4)), keras.layers.Conv2D(32, 8, strides=4), keras.layers.Conv2D(64, 4)])
+model = keras.Sequential([keras.Input((64, 64, 4)), keras.layers.Conv2D(256, 8, strides=2)])
 program = backend.Program([*model.variables], [], backend.plan(convolutions=False))
 forward = program.compile(lambda inputs: model(inputs))
-inputs = keras.ops.convert_to_numpy(keras.ops.ones((16, 84, 84, 4)))
+inputs = keras.ops.convert_to_numpy(keras.ops.ones((1, 64, 64, 4)))
 keras.ops.convert_to_numpy(forward(inputs))
 of_all, of_this = time.process_time(), time.thread_time()
 for _ in range(20):
