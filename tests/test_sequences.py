@@ -86,7 +86,7 @@ def test_stored_states_are_those_of_the_unrolled_model():
 
 
 def expected_update(trainer, places, weights, initial):
-    """Returns loss and errors `[B, L]`, computed sequence by sequence and step by step from the stored rows."""
+    """Returns loss and errors `[B, L]`, computed step by step from the stored rows."""
     rows, learner = rows_of(trainer), trainer.learner
     recurrent, bounds, rescaling = learner.recurrent, trainer.bounds, trainer.rescaling
     squash, unsquash = (
@@ -100,25 +100,30 @@ def expected_update(trainer, places, weights, initial):
     online, judged = (
         [variable.value for variable in group] for group in (learner.model_variables, learner.target_variables)
     )
-    errors, losses, counted = np.zeros((len(places), LENGTH)), 0.0, 0
-    for i, (stream, start) in enumerate(zip(streams, starts, strict=True)):
-        window = {
+    windows = [
+        {
             name: np.concatenate([field[stream], field[stream]])[start:][: BURN_IN + LENGTH + reach]
             for name, field in rows.items()
         }
-        first = bool(recurrent.initial) and (start == 0 or rows["valid"][stream, start - 1] == 0)
+        for stream, start in zip(streams, starts, strict=True)
+    ]
+    seen, valid = (np.stack([window[name] for window in windows], axis=1) for name in ("observation", "valid"))
+    before = rows["valid"][streams, starts - 1]  # of the first row of a stream there is none
+    first = np.logical_and(bool(recurrent.initial), (starts == 0) | (before == 0))
 
-        def values(weights_of, window=window, i=i, first=first):
-            mapping = list(zip(learner.model_variables, weights_of, strict=True))
-            with keras.StatelessScope(mapping):
-                states, found = [state[i : i + 1] for state in initial], []
-                for time, seen in enumerate(window["observation"]):
-                    begun = np.array([window["valid"][time - 1] == 0 if time else first])
-                    one, states = recurrent.step(seen[None], recurrent.begin(states, begun))
-                    found.append(numpy(one)[0])
-            return np.array(found, "float64")
+    def values(weights_of):
+        mapping = list(zip(learner.model_variables, weights_of, strict=True))
+        with keras.StatelessScope(mapping):
+            states, begun, found = initial, first, []
+            for time in range(len(seen)):
+                one, states = recurrent.step(seen[time], recurrent.begin(states, begun))
+                begun = valid[time] == 0
+                found.append(numpy(one))
+        return np.stack(found, axis=1).astype("float64")  # [B, T, A]
 
-        q, target = values(online), values(judged)
+    errors, losses, counted = np.zeros((len(places), LENGTH)), 0.0, 0
+    everything = zip(windows, values(online), values(judged), streams, starts, strict=True)
+    for i, (window, q, target, stream, start) in enumerate(everything):
         for step in range(LENGTH):
             time = BURN_IN + step
             if not window["valid"][time]:
