@@ -34,11 +34,18 @@ def plan(options):
         for game in options.games:
             steps = options.steps or STEPS[game]
             for backend in common.backends(options.backend):
-                key = {"game": game, "backend": backend, "seed": seed, "steps": steps}
+                key = {"game": game, "n_step": options.n_step, "backend": backend, "seed": seed, "steps": steps}
                 arguments = ["--game", game, "--seed", str(seed), "--steps", str(steps)]
+                arguments += ["--n-step", str(options.n_step)] if options.n_step else []
                 command = [sys.executable, "-m", "benchmarks.minatar_run", *arguments]
                 runs.append(Run(key, command, {"KERAS_BACKEND": backend}))
     return runs
+
+
+def describe_run(record):
+    """Returns what was played, on which backend, and what was not the default."""
+    changed = f", n_step={record['n_step']}" if record.get("n_step") else ""
+    return f"{record['game']}, {record['backend']}{changed}"
 
 
 def outcome(record):
@@ -53,21 +60,21 @@ def outcome(record):
 
 
 def groups(records):
-    """Yields game, steps, backend and the records of all seeds of each."""
-    for game, steps, backend in dict.fromkeys((r["game"], r["steps"], r["backend"]) for r in records):
-        yield game, steps, backend, select(records, game=game, steps=steps, backend=backend)
+    """Yields name, steps and the records of all seeds of each configuration."""
+    for name, steps in dict.fromkeys((describe_run(record), record["steps"]) for record in records):
+        yield name, steps, [record for record in select(records, steps=steps) if describe_run(record) == name]
 
 
 def summary(records):
     """Returns the table of means over the seeds, one row per game and backend."""
     rows = []
-    for game, steps, backend, found in groups(records):
+    for name, steps, found in groups(records):
         outcomes = [outcome(record) for record in found]
-        mean = {name: statistics.mean(o[name] for o in outcomes) for name in outcomes[0]}
+        mean = {key: statistics.mean(o[key] for o in outcomes) for key in outcomes[0]}
         final = [o["final"] for o in outcomes]
         rows.append(
             [
-                f"{game}, {backend}",
+                name,
                 render_number(steps, 0),
                 len(found),
                 render_number(mean["final"]),
@@ -90,11 +97,11 @@ def curve(records):
 def curves_table(records, parts=5):
     """Returns the table of the mean curves: the return after each fifth of the steps, and the seconds until then."""
     rows = []
-    for game, steps, backend, found in groups(records):
+    for name, steps, found in groups(records):
         points = curve(found)
         reached = [points[max(1, len(points) * part // parts) - 1] for part in range(1, parts + 1)]
         cells = [f"{render_number(value)} in {render_number(seconds, 0)} s" for _, seconds, value in reached]
-        rows.append([f"{game}, {backend}, {steps:,} steps", *cells])
+        rows.append([f"{name}, {steps:,} steps", *cells])
     return render_table(["game", *(f"{100 * part // parts} %" for part in range(1, parts + 1))], rows)
 
 
@@ -103,10 +110,10 @@ def plot(records, path):
     games = list(dict.fromkeys(record["game"] for record in records))
     figure = Figure(figsize=(8.4, 2.5 * len(games)), layout="constrained")
     panels = figure.subplots(len(games), 2, squeeze=False, sharey="row")
-    for row, name in zip(panels, games, strict=True):
-        for number, (_, steps, backend, found) in enumerate(groups(select(records, game=name))):
+    for row, game in zip(panels, games, strict=True):
+        for number, (name, steps, found) in enumerate(groups(select(records, game=game))):
             colour = f"C{number}"
-            label = f"{backend}, {steps:,} steps, mean of {len(found)}"
+            label = f"{name}, {steps:,} steps, mean of {len(found)}"
             for column, panel in enumerate(row):
                 for record in found:
                     points = curve([record])
@@ -117,7 +124,7 @@ def plot(records, path):
                 panel.tick_params(labelsize=8)
                 panel.grid(linewidth=0.3)
         row[0].set_ylabel("greedy return", fontsize=8)
-        row[0].set_title(name, fontsize=9, loc="left")
+        row[0].set_title(game, fontsize=9, loc="left")
         row[0].legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=100)
 
@@ -127,10 +134,9 @@ def seeds_table(records):
     rows = []
     for record in records:
         reached = outcome(record)
-        name = f"{record['game']}, {record['backend']}"
         returns = [render_number(reached["final"]), render_number(reached["best"])]
         seconds = render_number(reached["seconds"], 0)
-        rows.append([name, render_number(record["steps"], 0), record["seed"], *returns, seconds])
+        rows.append([describe_run(record), render_number(record["steps"], 0), record["seed"], *returns, seconds])
     return render_table(["game", "steps", "seed", "final return", "best evaluation", "seconds"], rows)
 
 
@@ -141,8 +147,9 @@ def write(records, folder):
     cores = ", ".join(sorted({str(len(record["cores"])) for record in records}))
     parts = [
         f"{protocol}. An evaluation is {EPISODES} greedy episodes; the final return is the mean of a run's last {LAST} "
-        "evaluations. The model: 16 filters of 3 by 3, a hidden layer of 128; all else are the library's defaults. "
-        f"Seconds are those of the whole process, its evaluations included. Cores a process: {cores}.\n",
+        "evaluations. The model: 16 filters of 3 by 3, a hidden layer of 128; all else are the library's defaults, but "
+        "for what a row names. Seconds are those of the whole process, its evaluations included. "
+        f"Cores a process: {cores}.\n",
         f"![Return over steps and over seconds]({NAME}.png)\n",
         "## Means over the seeds\n",
         summary(records),
@@ -163,11 +170,14 @@ def main():
     parser.add_argument("--games", nargs="+", choices=STEPS, default=list(PUBLISHED), help=f"default: {names}")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1, default %(default)s")
     parser.add_argument("--steps", type=int, help="environment steps of every game; default: the protocol's")
+    parser.add_argument("--n-step", type=int, help="in place of the default; the runs are rows of their own")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, on equal shares of the cores")
     common.add_backend(parser, default="jax")
     options = parser.parse_args()
     cores = common.core_groups(options.jobs)
-    write(common.run_all(plan(options), options.results / f"{NAME}.jsonl", groups=cores), options.results)
+    results = options.results / f"{NAME}.jsonl"
+    common.run_all(plan(options), results, groups=cores)
+    write(common.read_results(results), options.results)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def build_model(game):
     )
 
 
-def train(game, *, seed, steps, evaluate_every=EVALUATE_EVERY):
+def train(game, *, seed, steps, evaluate_every=EVALUATE_EVERY, **settings):
     """Trains on `game` with the library's defaults.
 
     Args:
@@ -39,12 +39,13 @@ def train(game, *, seed, steps, evaluate_every=EVALUATE_EVERY):
         seed: Of the weights and of the run.
         steps: Environment steps.
         evaluate_every: Environment steps.
+        **settings: What is not to be the default of `DQNTrainer`.
 
     Returns:
         The trainer and the `tasks.Evaluation`s.
     """
     random.seed(seed)  # Keras's initializers draw from it; `keras.utils.set_random_seed` imports TensorFlow, on JAX too
-    trainer = DQNTrainer(game, build_model(game), seed=seed)
+    trainer = DQNTrainer(game, build_model(game), seed=seed, **settings)
     evaluations = Evaluations(evaluate_every)
     evaluation = callbacks.Evaluation(evaluate_every, episodes=EPISODES)
     trainer.train(steps=steps, callbacks=[evaluation, evaluations], verbose=0)
@@ -57,9 +58,11 @@ def main():
     parser.add_argument("--game", choices=GAMES, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True, help="environment steps")
+    parser.add_argument("--n-step", type=int, help="in place of the default")
     options = parser.parse_args()
     game = Game(options.game)
-    trainer, evaluations = train(game, seed=options.seed, steps=options.steps)
+    settings = {"n_step": options.n_step} if options.n_step else {}
+    trainer, evaluations = train(game, seed=options.seed, steps=options.steps, **settings)
     report(
         {"protocol": game.protocol, "evaluations": evaluations, "updates": trainer.updates},
         packages=(*PACKAGES, "minatar", keras.config.backend()),

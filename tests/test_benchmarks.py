@@ -234,15 +234,17 @@ def test_minatar_tables(tmp_path):
     records = [
         record(**run, seed=0, evaluations=evaluations(0, 1, 2, 3, 4, 5)),
         record(**run, seed=1, evaluations=evaluations(0, 3, 4, 11, 6, 7)),
+        record(**run, seed=0, n_step=1, evaluations=evaluations(0, 0, 0, 0, 0, 0)),
     ]
     assert minatar.outcome(records[1]) == {"final": 6.2, "best": 11.0, "seconds": 24.0, "steps_per_second": 500.0}
     # (3 + 6.2) / 2, and (5 + 11) / 2.
     expected = "| breakout, jax | 12,000 | 2 | 4.6 | 3.0 to 6.2 | 8.0 | 24 | 500 |"
     assert expected in minatar.summary(records)
-    assert minatar.curve(records)[3].tolist() == [8_000, 12.0, 7.0]
+    assert minatar.curve(records[:2])[3].tolist() == [8_000, 12.0, 7.0]
     # Evaluations 1, 2, 3, 4 and 6 of 6.
     expected = "| breakout, jax, 12,000 steps | 0.0 in 3 s | 2.0 in 6 s | 3.0 in 9 s | 7.0 in 12 s | 6.0 in 18 s |"
     assert expected in minatar.curves_table(records)
+    assert "| breakout, jax, n_step=1 | 12,000 | 1 | 0.0" in minatar.summary(records)
     assert "| breakout, jax | 12,000 | 1 | 6.2 | 11.0 | 24 |" in minatar.seeds_table(records)
     minatar.write(records, tmp_path)
     assert (tmp_path / "minatar.png").is_file()
@@ -250,13 +252,15 @@ def test_minatar_tables(tmp_path):
 
 
 def test_minatar_plan():
-    options = argparse.Namespace(seeds=2, games=["breakout", "freeway"], steps=None, backend="jax")
+    options = argparse.Namespace(seeds=2, games=["breakout", "freeway"], steps=None, backend="jax", n_step=None)
     assert [tuple(run.key.values()) for run in minatar.plan(options)] == [
-        ("breakout", "jax", 0, 500_000),
-        ("freeway", "jax", 0, 1_000_000),
-        ("breakout", "jax", 1, 500_000),
-        ("freeway", "jax", 1, 1_000_000),
+        ("breakout", None, "jax", 0, 500_000),
+        ("freeway", None, "jax", 0, 1_000_000),
+        ("breakout", None, "jax", 1, 500_000),
+        ("freeway", None, "jax", 1, 1_000_000),
     ]
+    options.n_step = 1
+    assert all(run.key["n_step"] == 1 and run.command[-2:] == ["--n-step", "1"] for run in minatar.plan(options))
     assert sorted(minatar.STEPS) == sorted(GAMES)
 
 
