@@ -23,11 +23,11 @@ def plan(options):
     for backend in common.backends(options.backend):
         for ray, numbers in ((False, RATES), (True, RAY if options.ray else {})):
             for env, counts in numbers.items():
-                for actors in counts:
+                for actors in counts if env in options.envs else ():
                     key = {"what": "rates", "env": env, "actors": actors, "ray": ray, "backend": backend, **seconds}
                     runs.append(_run(key))
         for ray in (False, True) if options.ray else (False,):
-            for env in COSTS:
+            for env in [env for env in COSTS if env in options.envs]:
                 runs.append(_run({"what": "costs", "env": env, "ray": ray, "backend": backend, **seconds}))
     return runs
 
@@ -44,13 +44,14 @@ def rates_table(records):
     """Returns the table of the rates: a row per environment, backend and number of actors."""
     rows = []
     for record in select(records, what="rates"):
-        alike = {name: record[name] for name in ("env", "backend", "ray")}
+        alike = {name: record[name] for name in ("env", "backend", "ray", "seconds")}
         single = select(records, what="rates", actors=1, **alike)
         gain = record["steps_per_second"] / single[0]["steps_per_second"] if single and record["actors"] else None
         kept = record["updates_per_second"] / record["updates_per_second_alone"] if record["actors"] else None
         rows.append(
             [
                 f"{record['env']}, {record['backend']}{', Ray' if record['ray'] else ''}",
+                render_number(record["seconds"], 0),
                 record["actors"],
                 render_number(record["steps_per_second"], 0),
                 render_number(gain, 2),
@@ -59,7 +60,7 @@ def rates_table(records):
                 render_number(record["lag"], 0),
             ]
         )
-    header = ["environment", "actors", "steps/s", "to one actor", "updates/s", "to the learner alone", "lag"]
+    header = ["environment", "window, s", "actors", "steps/s", "to one actor", "updates/s", "to the learner alone", "lag"]
     return render_table(header, rows)
 
 
@@ -102,11 +103,13 @@ def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     common.add_backend(parser, default="both")
+    parser.add_argument("--envs", nargs="+", choices=RATES, default=list(RATES), help="default: all")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a window (default: %(default)s)")
     parser.add_argument("--ray", action=argparse.BooleanOptionalAction, default=True, help="measure Ray's actors too")
     options = parser.parse_args()
-    records = common.run_all(plan(options), options.results / f"{NAME}.jsonl", groups=common.core_groups(1))
-    write(records, options.results)
+    results = options.results / f"{NAME}.jsonl"
+    common.run_all(plan(options), results, groups=common.core_groups(1))
+    write(common.read_results(results), options.results)
 
 
 if __name__ == "__main__":
