@@ -60,7 +60,7 @@ def rates_table(records):
                 render_number(record["lag"], 0),
             ]
         )
-    header = ["environment", "window, s", "actors", "steps/s", "to one actor", "updates/s", "to the learner alone", "lag"]
+    header = ["environment", "window, s", "actors", "steps/s", "to one actor", "updates/s", "to learning alone", "lag"]
     return render_table(header, rows)
 
 

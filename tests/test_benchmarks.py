@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not ins
 
 from benchmarks import (
     ablation,
+    actors,
     atari,
     classic_control,
     common,
@@ -227,6 +228,19 @@ def test_caps_hold_the_protocol():
         "MountainCar-v0": (-110, 8_000, 300_000),
         "LunarLander-v3": (200, 8_000, 300_000),
     }
+
+
+def test_actors_are_compared_within_windows_of_one_length():
+    options = argparse.Namespace(backend="jax", seconds=20.0, envs=["sleeping"], ray=False)
+    assert [run.key["actors"] for run in actors.plan(options)] == [0, 1, 2, 4, 8]
+    run = {"what": "rates", "env": "sleeping", "backend": "jax", "ray": False, "lag": 3}
+    run |= {"updates_per_second": 90.0, "updates_per_second_alone": 100.0}
+    records = [
+        {**run, "seconds": 6.0, "actors": 1, "steps_per_second": 50.0},
+        {**run, "seconds": 20.0, "actors": 1, "steps_per_second": 100.0},
+        {**run, "seconds": 20.0, "actors": 2, "steps_per_second": 190.0},
+    ]
+    assert "| sleeping, jax | 20 | 2 | 190 | 1.90 | 90 | 0.90 | 3 |" in actors.rates_table(records)
 
 
 def test_minatar_tables(tmp_path):
