@@ -179,3 +179,13 @@ def test_rewards_are_clipped_for_learning_alone():
     (segment,), _, count = play(script, KERNEL, clip_rewards=True)
     np.testing.assert_array_equal(segment.returns, [1, -1, 0])
     assert count.episodes[-1].episode_return == 4.0
+
+
+def test_observations_of_a_segment_need_no_other_copy():
+    """They are the segment's own, and where JAX takes them as they are."""
+    script = Script(*(([step, 1], 0.0, "") for step in range(9)))
+    segments, worker, _ = play(script, KERNEL)
+    np.testing.assert_array_equal(segments[1].observation[:, 0], [2, 3, 4, 5])
+    for segment in segments:
+        assert segment.observation.ctypes.data % 64 == 0
+        assert not np.shares_memory(segment.observation, worker.observations)
