@@ -1,84 +1,72 @@
-"""The memory of a run on pictures of 84 by 84, in a process of its own. Prints one JSON line.
+"""How much memory a replay of pictures takes, beside stable-baselines3's.
 
-`benchmarks.memory` starts it; by hand: `python -m benchmarks.footprint --capacity 100000`.
+`python -m benchmarks.footprint` runs what `results/footprint.jsonl` lacks, and writes the table.
 """
 
 import argparse
-import json
-import subprocess
 import sys
-import tempfile
 
-import keras
+from benchmarks import common
+from benchmarks.common import Run, select
+from benchmarks.tables import describe, render_number, render_table, write_markdown
 
-from benchmarks.noise import NUM_ACTIONS, Noise
-from benchmarks.process import Anonymous, report
-from sota_dqn import DQNTrainer, Replay, policies, samplers
+NAME = "footprint"
+EMPTY = 2_000  # rows of the replay that stands for none
+CAPACITIES = (100_000, 1_000_000)
+PHASES = ("building", "filling", "training", "saving", "loading")
+PEER = "stable-baselines3"
 
-PACKAGES = ("keras", "gymnasium", "numpy")
+
+def plan(options):
+    """Returns the runs: each capacity and the nearly empty replay, in every library and mode."""
+    runs = []
+    for capacity in (EMPTY, *options.capacities):
+        arguments = ["--capacity", str(capacity)]
+        for backend in common.backends(options.backend):
+            key = {"agent": "sota_dqn", "mode": backend, "capacity": capacity}
+            command = [sys.executable, "-m", "benchmarks.footprint_run", *arguments]
+            runs.append(Run(key, command, {"KERAS_BACKEND": backend}))
+        if options.peers and capacity <= min(options.capacities):  # the larger ones do not fit into this machine
+            peer = common.peer_python(options.peer_python)
+            for mode, flags in (("plain", []), ("memory-saving", ["--saving"])):
+                key = {"agent": PEER, "mode": mode, "capacity": capacity}
+                runs.append(Run(key, [peer, "-m", "benchmarks.peers.sb3_footprint", *arguments, *flags], {}))
+    return runs
 
 
-def build_model():
-    """Returns a small convolutional network, whose own memory is little beside a replay's."""
-    return keras.Sequential(
-        [
-            keras.Input((84, 84, 4), dtype="uint8"),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(8, 8, 4, activation="relu"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(32, activation="relu"),
-            keras.layers.Dense(NUM_ACTIONS),
+def table(records):
+    """Returns the table of gigabytes above the nearly empty replay, at the peak of each phase."""
+    rows = []
+    for record in records:
+        if record["capacity"] == EMPTY:
+            continue
+        (base,) = select(records, agent=record["agent"], mode=record["mode"], capacity=EMPTY)
+        cells = [
+            render_number((record["peaks"][phase] - base["peaks"][phase]) / 1e9, 2)
+            if phase in record["peaks"]
+            else "not measured"
+            for phase in PHASES
         ]
-    )
-
-
-def measure(capacity, *, updates):
-    """Returns the peak of this process's own memory in bytes, by phase, of a run whose replay has `capacity` rows."""
-    peaks = {}
-    with Anonymous() as memory, tempfile.TemporaryDirectory() as directory:
-        trainer = DQNTrainer(
-            Noise(),
-            build_model(),
-            eval_env="CartPole-v1",  # never played: a vector environment cannot be evaluated in
-            frame_stack=4,
-            batch_size=32,
-            replay=Replay(capacity, sampler=samplers.Prioritized()),
-            policy=policies.EpsilonGreedy(1.0),
-            updates_per_step=1 / 16,
-            updates_per_call=1,
-            learning_starts=capacity,
-        )
-        peaks["building"] = memory.peak()
-        trainer.train(capacity, verbose=0)
-        peaks["filling"] = memory.peak()
-        trainer.train(16 * updates, verbose=0)
-        peaks["training"] = memory.peak()
-        trainer.save(directory)
-        peaks["saving"] = memory.peak()
-        command = [sys.executable, "-m", "benchmarks.footprint", "--load", directory]  # not beside the old one
-        loaded = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks |= json.loads(loaded.stdout.splitlines()[-1])["peaks"]
-    return peaks
-
-
-def measure_loading(directory):
-    """Returns the peak of this process's own memory in bytes while it loads a checkpoint and goes on."""
-    with Anonymous() as memory:
-        trainer = DQNTrainer.load(directory, env=Noise())
-        trainer.train(16, verbose=0)
-        return {"loading": memory.peak()}
+        rows.append([f"{record['agent']}, {record['mode']}", f"{record['capacity']:,}", *cells])
+    return render_table(["library", "transitions", *PHASES], rows)
 
 
 def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--capacity", type=int, help="rows, all of them filled")
-    what.add_argument("--load", metavar="DIRECTORY", help="a checkpoint of this program, to measure loading alone")
-    parser.add_argument("--updates", type=int, default=50, help="made on the full replay")
+    common.add_backend(parser, default="both")
+    common.add_peers(parser)
+    parser.add_argument("--capacities", type=int, nargs="+", default=CAPACITIES)
     options = parser.parse_args()
-    peaks = measure_loading(options.load) if options.load else measure(options.capacity, updates=options.updates)
-    report({"peaks": peaks}, packages=(*PACKAGES, keras.config.backend()))
+    records = common.run_all(plan(options), options.results / f"{NAME}.jsonl", groups=common.core_groups(1))
+    parts = [
+        f"Gigabytes (10^9 bytes) of anonymous memory at the peak of each phase, above the same process with a replay "
+        f"of {EMPTY:,} rows. Pictures of 84 by 84, stacks of four; the replay is full.\n",
+        table(records),
+        "## How it was measured\n",
+        describe(records),
+    ]
+    write_markdown(options.results / f"{NAME}.md", "Memory of a replay of pictures", parts)
 
 
 if __name__ == "__main__":

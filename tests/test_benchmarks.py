@@ -16,10 +16,10 @@ from benchmarks import (
     atari,
     classic_control,
     common,
+    footprint,
     learning,
     memory,
-    memory_tasks,
-    memory_tasks_run,
+    memory_run,
     minatar,
     minatar_run,
     updates,
@@ -291,10 +291,10 @@ def test_memory_is_given_above_a_nearly_empty_replay():
     peaks = {"building": 1.0e9, "filling": 2.0e9, "training": 2.0e9}
     key = {"agent": "sota_dqn", "mode": "jax"}
     records = [
-        record(**key, capacity=memory.EMPTY, peaks=dict.fromkeys(peaks, 0.5e9)),
+        record(**key, capacity=footprint.EMPTY, peaks=dict.fromkeys(peaks, 0.5e9)),
         record(**key, capacity=100_000, peaks=peaks),
     ]
-    assert "| sota_dqn, jax | 100,000 | 0.50 | 1.50 | 1.50 | not measured | not measured |" in memory.table(records)
+    assert "| sota_dqn, jax | 100,000 | 0.50 | 1.50 | 1.50 | not measured | not measured |" in footprint.table(records)
 
 
 def test_atari_table():
@@ -340,32 +340,32 @@ def memory_records():
     ]
 
 
-def test_memory_tasks_tables(tmp_path):
+def test_memory_tables(tmp_path):
     records = memory_records()
-    assert memory_tasks.outcome(records[0]) == {"final": 480.0, "best": 475, "first": 8_000, "seconds": 30.0}
-    assert [memory_tasks.reached(one) for one in records] == [True, False, False]
-    table = memory_tasks.summary(records)
+    assert memory.outcome(records[0]) == {"final": 480.0, "best": 475, "first": 8_000, "seconds": 30.0}
+    assert [memory.reached(one) for one in records] == [True, False, False]
+    table = memory.summary(records)
     expected = (
         "| cartpole, lstm, jax | at least 475 | 1 of 2 | 285.00 | 90.00 to 480.00 | 474.00 to 475.00 | – | 30 | 30 |"
     )
     assert expected in table
     assert "| cartpole, none, jax | at most 150 | 0 of 1 | 40.00 |" in table
-    assert "| cartpole, lstm, jax | 0 | 480.00 | 475.00 | 8,000 | 8,000 | 30 |" in memory_tasks.seeds_table(records)
+    assert "| cartpole, lstm, jax | 0 | 480.00 | 475.00 | 8,000 | 8,000 | 30 |" in memory.seeds_table(records)
     maze = {"task": "tmaze-10", "evaluations": evaluations(1.0), "process_seconds": 1.0}
-    assert memory_tasks.reached({**maze, "memory": "lstm", "final": 0.95})
-    assert not memory_tasks.reached({**maze, "memory": "lstm", "final": 0.94})  # the end counts, not an evaluation
-    assert memory_tasks.reached({**maze, "memory": "none", "final": 0.2})
-    assert not memory_tasks.reached({**maze, "memory": "none", "final": 0.21})
-    memory_tasks.write(records, tmp_path)
-    assert (tmp_path / "memory_tasks.png").is_file()
-    assert "over 100 episodes that no evaluation played" in (tmp_path / "memory_tasks.md").read_text(encoding="utf-8")
+    assert memory.reached({**maze, "memory": "lstm", "final": 0.95})
+    assert not memory.reached({**maze, "memory": "lstm", "final": 0.94})  # the end counts, not an evaluation
+    assert memory.reached({**maze, "memory": "none", "final": 0.2})
+    assert not memory.reached({**maze, "memory": "none", "final": 0.21})
+    memory.write(records, tmp_path)
+    assert (tmp_path / "memory.png").is_file()
+    assert "over 100 episodes that no evaluation played" in (tmp_path / "memory.md").read_text(encoding="utf-8")
 
 
-def test_memory_tasks_plan():
+def test_memory_plan():
     options = argparse.Namespace(
         seeds=2, tasks=["tmaze-30", "cartpole"], memories=["lstm", "none"], backend="jax", cap=None
     )
-    runs = memory_tasks.plan(options)
+    runs = memory.plan(options)
     assert [tuple(run.key.values()) for run in runs[:4]] == [
         ("tmaze-30", "lstm", "jax", 0, 20_000),
         ("tmaze-30", "none", "jax", 0, 20_000),
@@ -375,8 +375,8 @@ def test_memory_tasks_plan():
     assert len(runs) == 8 and runs[0].command[-2:] == ["--corridor", "30"] and "--corridor" not in runs[2].command
 
 
-def test_memory_tasks_run_evaluates_on_time():
-    trainer, found = memory_tasks_run.train("tmaze", corridor=3, memory="none", seed=0, cap=2_000)
+def test_memory_run_evaluates_on_time():
+    trainer, found = memory_run.train("tmaze", corridor=3, memory="none", seed=0, cap=2_000)
     assert [evaluation.steps for evaluation in found] == [1_008, 2_000]  # epochs end with a step of 16 environments
     assert [evaluation.return_mean for evaluation in found] == trainer.history["eval_return"]
     assert trainer.discount == 0.98 and trainer.sequences is None

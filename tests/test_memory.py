@@ -27,7 +27,7 @@ def peaks():
     """The peaks of the process's own memory by phase, of a run with a small and with a large replay."""
 
     def measure(capacity):
-        command = [sys.executable, "-m", "benchmarks.footprint", "--capacity", str(capacity), "--updates", "20"]
+        command = [sys.executable, "-m", "benchmarks.footprint_run", "--capacity", str(capacity), "--updates", "20"]
         root = Path(__file__).parents[1]
         done = subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])["peaks"]

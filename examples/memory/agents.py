@@ -1,6 +1,6 @@
 """What learns the two tasks: a model with or without memory, and the settings of its trainer.
 
-The example and `benchmarks.memory_tasks` take them from here. To add a task, add its numbers to `STEPS` and `settings`.
+The example and `benchmarks.memory` take them from here. To add a task, add its numbers to `STEPS` and `settings`.
 """
 
 import keras

@@ -1,7 +1,7 @@
 """One training run of sota_dqn on a task that needs memory, in a process of its own. Prints one JSON line.
 
-`benchmarks.memory_tasks` starts it; by hand:
-`python -m benchmarks.memory_tasks_run --task tmaze --corridor 10 --memory lstm --seed 0 --cap 20000`.
+`benchmarks.memory` starts it; by hand:
+`python -m benchmarks.memory_run --task tmaze --corridor 10 --memory lstm --seed 0 --cap 20000`.
 """
 
 import argparse
