@@ -79,17 +79,20 @@ def learning_run(task, agent, steps, evaluate_every, backend, seed):
 
 
 def speed_table(records):
-    """Returns the table of medians of steps per second, and what two workers make of one and of two processes."""
+    """Returns the table of medians of steps per second, and what a second worker or process brings."""
     rows = []
     for task, backend in dict.fromkeys((r["task"], r["backend"]) for r in records):
         found = select(records, task=task, backend=backend)
         speeds = [record["steps_per_second"] for record in select(found, what="speed")]
-        compared = [record["threads"] / record["processes"] for record in select(found, what="compare")]
+        compared = select(found, what="compare")
+        beside = median([record["threads"] / record["processes"] for record in compared])
+        machine = median([record["two_processes"] / record["one_process"] for record in compared])
         cells = [render_number(median([speed[str(count)] for speed in speeds]), 0) for count in WORKERS]
         ratio = median([speed["2"] / speed["1"] for speed in speeds])
-        rows.append([f"{task}, {backend}", *cells, render_number(ratio, 2), render_number(median(compared), 2)])
+        rows.append([f"{task}, {backend}", *cells, *(render_number(value, 2) for value in (ratio, machine, beside))])
     header = ["", *(f"{count} worker{'s' if count > 1 else ''}" for count in WORKERS)]
-    return render_table([*header, "2 workers against 1", "against 2 processes"], rows)
+    ratios = ["2 workers against 1", "2 processes against 1", "2 workers against 2 processes at the same time"]
+    return render_table([*header, *ratios], rows)
 
 
 def groups(records):

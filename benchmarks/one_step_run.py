@@ -84,16 +84,23 @@ def measure(task, *, workers, rounds, seconds):
 
 
 def compare(task, *, seconds):
-    """Returns the steps per second of two workers in one process, and in sum of two processes of one worker.
+    """Returns the steps per second of two workers beside two processes of one worker, and of one process and of two.
 
-    All three processes run at the same time.
+    The first two numbers are measured at the same time. The others, one after the other, show what the machine makes
+    of a second process that shares nothing with the first.
     """
+    two, *ones = _at_once(task, "211", seconds)
+    (before,), pair, (after,) = (_at_once(task, workers, seconds) for workers in ("1", "11", "1"))
+    return {"threads": two, "processes": sum(ones), "one_process": (before + after) / 2, "two_processes": sum(pair)}
+
+
+def _at_once(task, workers, seconds):
+    """Returns the steps per second of processes that run at the same time, with so many workers each."""
     command = [sys.executable, "-m", "benchmarks.one_step_run", "speed", "--task", task, "--rounds", "1"]
     command += ["--seconds", str(seconds), "--workers"]
-    running = [subprocess.Popen([*command, count], stdout=subprocess.PIPE, text=True) for count in "211"]
+    running = [subprocess.Popen([*command, count], stdout=subprocess.PIPE, text=True) for count in workers]
     said = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
-    two, *ones = [next(iter(result["steps_per_second"].values())) for result in said]
-    return {"threads": two, "processes": sum(ones)}
+    return [next(iter(result["steps_per_second"].values())) for result in said]
 
 
 def learn(task, *, agent, seed, steps, evaluate_every):

@@ -26,13 +26,18 @@ def test_stored_bytes():
 def peaks():
     """The peaks of the process's own memory by phase, of a run with a small and with a large replay."""
 
-    def measure(capacity):
+    def start(capacity):
         command = [sys.executable, "-m", "benchmarks.footprint_run", "--capacity", str(capacity), "--updates", "20"]
         root = Path(__file__).parents[1]
-        done = subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True, check=True)
-        return json.loads(done.stdout.splitlines()[-1])["peaks"]
+        return subprocess.Popen(command, cwd=root, env=dict(os.environ), stdout=subprocess.PIPE, text=True)
 
-    return measure(2_000), measure(ROWS)
+    def finish(process):
+        output, _ = process.communicate()
+        assert process.returncode == 0
+        return json.loads(output.splitlines()[-1])["peaks"]
+
+    running = [start(capacity) for capacity in (2_000, ROWS)]  # each counts its own memory alone
+    return [finish(process) for process in running]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

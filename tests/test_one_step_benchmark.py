@@ -60,7 +60,8 @@ def test_results_are_written(tmp_path):
         {"what": "speed", "steps_per_second": {"1": one, "2": two, "4": 300.0, "8": 400.0}, **measured}
         for one, two in ((90.0, 180.0), (100.0, 160.0), (200.0, 340.0))
     ]
-    records.append({"what": "compare", "threads": 180.0, "processes": 200.0, **measured})
+    beside = {"threads": 180.0, "processes": 200.0, "one_process": 100.0, "two_processes": 190.0}
+    records.append({"what": "compare", **beside, **measured})
     for agent, steps, returns in (("q", 20_000, (100, 480)), ("sarsa", 30_000, (100, 200, 300))):
         curve = [[10_000 * i, 20.0 * i, value] for i, value in enumerate(returns, 1)]
         learned = {"what": "learn", "task": "CartPole-v1", "agent": agent, "seed": 0, "cap": 800_000, "steps": steps}
@@ -77,7 +78,7 @@ def test_results_are_written(tmp_path):
     records.append({**played, "evaluations": [[50_000, 100.0, 3.0], [100_000, 200.0, 2.0]], **common})
     one_step.write(records, tmp_path)
     text = (tmp_path / "one_step.md").read_text()
-    assert f"| {BREAKOUT}, jax | 100 | 180 | 300 | 400 | 1.70 | 0.90 |" in text
+    assert f"| {BREAKOUT}, jax | 100 | 180 | 300 | 400 | 1.70 | 1.90 | 0.90 |" in text
     assert "| CartPole-v1 (475), q, jax | 1 of 1 | 20,000 | 40 | 20,000 | 100 |" in text
     assert "| CartPole-v1 (475), sarsa, jax | 0 of 1 | – | – | 30,000 | 100 |" in text
     assert f"| {BREAKOUT}, q, jax | 100,000 | 1.20 | 2.00 | 3.00 | 100 |" in text
