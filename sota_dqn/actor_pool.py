@@ -155,7 +155,7 @@ class ActorPool:
         self._made = [0] * settings.number  # environment steps in this life
         self._asked = [0] * settings.number  # when each was asked last, as a running number
         self._outstanding: list[list[int]] = [[] for _ in range(settings.number)]  # steps asked for, chunk by chunk
-        self._sent = 0  # updates that made the newest weights on their way
+        self._looked = 0  # updates when it was last seen whether an actor wants weights
         self._copies: tuple | None = None
         self._dead: list[tuple] = []  # actors and their deaths, to be dealt with
         self._transport: Any = None
@@ -263,7 +263,7 @@ class ActorPool:
         states, errors = self.writer.state_shapes, self.first_errors is not None
         layout = chunk_layout(observation, states, rows, errors=errors)
         self._transport = self.settings.connect(layout, weights)
-        self._sent, self._copies = self.learner.updates, None
+        self._looked, self._copies = self.learner.updates, None
         self._dead.clear()
         try:
             for actor in range(self.settings.number):
@@ -360,9 +360,10 @@ class ActorPool:
             updates, copies = self._copies
             self._transport.publish([ops.convert_to_numpy(copy) for copy in copies], updates)
             self._copies = None
-        if self.learner.updates - self._sent >= self.settings.weights_every:
-            self._sent = self.learner.updates
-            self._copies = (self._sent, [ops.copy(variable.value) for variable in self.learner.model_variables])
+        if self.learner.updates - self._looked >= self.settings.weights_every:
+            self._looked = self.learner.updates
+            if self._transport.wants_weights():  # copies cost the learner time
+                self._copies = (self._looked, [ops.copy(variable.value) for variable in self.learner.model_variables])
 
     def _ask(self, last_step):
         """Asks the actors for as many chunks as the pace allows."""

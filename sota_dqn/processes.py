@@ -93,6 +93,10 @@ class Processes:
         """
         self._actors[actor].collect(steps, others)
 
+    def wants_weights(self):
+        """Returns whether an actor has taken over the last weights that it was offered."""
+        return any(actor is not None and not actor.loading for actor in self._actors)
+
     def publish(self, weights, updates):
         """Offers weights to all actors; one that is still busy with the last ones gets the next."""
         for actor in self._actors:

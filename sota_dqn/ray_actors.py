@@ -21,6 +21,8 @@ from sota_dqn.types import recorded
 
 __all__ = ["Cluster", "RayActors"]
 
+LOOK_EVERY = 0.02  # seconds between two looks for chunks while the learner has updates to make
+
 
 @recorded
 class RayActors(Actors):
@@ -97,6 +99,7 @@ class Cluster:
         self._chunks: dict = {}  # those asked for, in the order of the asking, and by which actor
         self._loading: list = [None] * number
         self._processes: list = [None] * number
+        self._looked = 0.0  # when chunks were last looked for
 
     @property
     def processes(self):
@@ -118,20 +121,30 @@ class Cluster:
         """Asks an actor for a chunk; see `Processes.collect`."""
         self._chunks[self._actors[actor].collect.remote(steps, others)] = actor
 
+    def wants_weights(self):
+        """Returns whether an actor has taken over the last weights that it was offered."""
+        return any(actor is not None and self._has_loaded(number) for number, actor in enumerate(self._actors))
+
     def publish(self, weights, updates):
         """Offers weights to all actors; one that is still busy with the last ones gets the next."""
         stored = self.ray.put(weights)
         for number, actor in enumerate(self._actors):
-            loading = self._loading[number]
-            if loading is None or self.ray.wait([loading], timeout=0)[0]:
+            if self._has_loaded(number):
                 self._loading[number] = actor.load.remote(stored, updates)
 
     def poll(self, timeout):
-        """Returns the chunks that have arrived, and who has died, as (actor, `Chunk` or `Died`)."""
+        """Returns the chunks that have arrived, and who has died, as (actor, `Chunk` or `Died`).
+
+        Where it is not to wait, it returns nothing if it has just been asked: a look costs the learner an update.
+        """
         if not self._chunks:
             time.sleep(timeout)
             return []
-        self.ray.wait(list(self._chunks), timeout=timeout)
+        if timeout:
+            self.ray.wait(list(self._chunks), timeout=timeout)
+        elif time.perf_counter() - self._looked < LOOK_EVERY:
+            return []
+        self._looked = time.perf_counter()
         ready, _ = self.ray.wait(list(self._chunks), num_returns=len(self._chunks), timeout=0)
         found: list[tuple] = []
         passed = set()  # actors that have died, or whose next chunk is not here: rows are written in order
@@ -148,6 +161,10 @@ class Cluster:
                 passed.add(actor)
                 found.append((actor, Died(str(error))))
         return found
+
+    def _has_loaded(self, actor):
+        loading = self._loading[actor]
+        return loading is None or bool(self.ray.wait([loading], timeout=0)[0])
 
     def close(self):
         """Ends all actors, and the cluster if it was started here."""
