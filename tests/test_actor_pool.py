@@ -231,6 +231,21 @@ def test_actors_take_turns():
     assert counts[0] > 10
 
 
+def test_weights_are_copied_only_for_actors_that_want_them():
+    trainer = make_trainer(actors=Actors(1, weights_every=10))
+    pool, wanted, published = trainer.actor, [], []
+    pool._transport = types.SimpleNamespace(
+        wants_weights=lambda: wanted.pop(0), publish=lambda weights, updates: published.append(updates)
+    )
+    for wants in (False, True, False, True):
+        wanted.append(wants)
+        trainer.learner.updates += 10
+        pool._exchange_weights()
+        pool._exchange_weights()  # a second look within ten updates would find nothing in `wanted`
+    pool._transport = None
+    assert published == [20, 40]
+
+
 def test_training_for_episodes():
     trainer = make_trainer(actors=Actors(1, steps_per_update=(0, math.inf)), num_envs=2)
     trainer.train(episodes=60, verbose=0)
