@@ -63,13 +63,33 @@ def test_basic_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys):
     for film in ("random.gif", "trained.gif"):
         assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
 
-    run(monkeypatch, "basic/dqn_train.py", "--steps", "160", "--resume")
+    run(monkeypatch, "basic/dqn_train.py", "--steps", "1360", "--resume")
     assert "after 1,200 steps" in capsys.readouterr().out
     assert json.loads((directory / "config.json").read_text())["steps"] == 1360
 
     run(monkeypatch, "basic/dqn_inference.py", "--episodes", "2")
     assert "2 whole episodes" in capsys.readouterr().out
     assert (directory / "film.gif").is_file()
+
+
+@pytest.mark.parametrize(
+    ("example", "options", "run_of"),
+    [
+        ("basic", ["--env", "MountainCar-v0"], "MountainCar-v0"),
+        ("minatar", ["--game", "asterix"], "minatar-asterix"),
+        ("memory", ["--task", "cartpole", "--memory", "none"], "cartpole-none"),
+    ],
+)
+def test_what_is_printed_after_ctrl_c_goes_on(monkeypatch, tmp_path, capsys, example, options, run_of):
+    monkeypatch.chdir(tmp_path)
+    press_ctrl_c_at(monkeypatch, 48)
+    run(monkeypatch, f"{example}/dqn_train.py", *options, "--steps", "96")
+    said = capsys.readouterr().out
+    assert "Stopped after 48 steps." in said
+    run_as_told(monkeypatch, said, "To go on:")
+    said = capsys.readouterr().out
+    assert f"Going on from runs/{run_of} after 48 steps." in said and "96 steps in all" in said
+    assert f"runs/{run_of}/best.keras" in said
 
 
 def test_basic_inference_says_what_to_do_without_a_checkpoint(monkeypatch, tmp_path):
@@ -183,7 +203,7 @@ def test_minatar_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys):
     for film in ("random.gif", "trained.gif"):
         assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
 
-    run(monkeypatch, "minatar/dqn_train.py", "--game", "asterix", "--steps", "160", "--resume")
+    run(monkeypatch, "minatar/dqn_train.py", "--game", "asterix", "--steps", "1360", "--resume")
     said = capsys.readouterr().out
     assert "after 1,200 steps" in said and "fresh episodes" not in said
     assert json.loads((directory / "config.json").read_text())["steps"] == 1360
@@ -309,7 +329,7 @@ def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task
         run(monkeypatch, "memory/dqn_train.py", *tiny)
     assert f"{directory} holds a run already" in capsys.readouterr().err
 
-    run(monkeypatch, "memory/dqn_train.py", *tiny, "--steps", "160", "--resume")
+    run(monkeypatch, "memory/dqn_train.py", *tiny, "--steps", "1264", "--resume")
     assert "after 1,104 steps" in capsys.readouterr().out
     assert read_run(directory)[0]["steps"] == 1264
     run_as_told(monkeypatch, said, "Next:", "--episodes", "2")

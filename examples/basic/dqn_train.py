@@ -8,6 +8,8 @@ python examples/basic/dqn_train.py --env MountainCar-v0 --steps 300000
 
 import argparse
 import pathlib
+import shlex
+import sys
 
 import gymnasium
 import keras
@@ -27,7 +29,7 @@ def build_model(env_id):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="CartPole-v1", help="environment id (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=50_000, help="environment steps, at most (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=50_000, help="environment steps, at most in all (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/ENV)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
@@ -55,9 +57,11 @@ def main():
     )
     curve = callbacks.LearningCurve(run / "learning-curve.png")
     try:
-        trainer.train(options.steps, callbacks=[evaluation, curve, callbacks.Checkpoint(run)])
+        if trainer.steps < options.steps:
+            trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, callbacks.Checkpoint(run)])
     except KeyboardInterrupt:
-        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {__file__} --run {run} --resume")
+        command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
+        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
         return
 
     best = DQNInference(run / "best.keras", env=options.env)

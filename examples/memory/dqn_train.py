@@ -11,6 +11,8 @@ python -m sota_dqn.plot lstm=runs/tmaze-lstm none=runs/tmaze-none --out runs/tma
 import argparse
 import functools
 import pathlib
+import shlex
+import sys
 
 import cartpole
 import keras
@@ -25,7 +27,7 @@ def parse_options():
     parser.add_argument("--task", choices=STEPS, default="tmaze", help="default: %(default)s")
     parser.add_argument("--memory", choices=MEMORIES, default="lstm", help="default: %(default)s")
     parser.add_argument("--corridor", type=int, default=10, help="cells of the T-maze (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="environment steps, at most (default: 20000, or 200000 for cartpole)")
+    parser.add_argument("--steps", type=int, help="environment steps, at most in all (20000; cartpole: 200000)")
     parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/TASK-MEMORY)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
@@ -64,9 +66,12 @@ def main():
     curve = callbacks.LearningCurve(run / "learning-curve.png")
     log = callbacks.RunLog(run)  # for python -m sota_dqn.plot
     try:
-        trainer.train(options.steps, callbacks=[evaluation, curve, callbacks.Checkpoint(run), log])
+        if trainer.steps < options.steps:
+            listeners = [evaluation, curve, callbacks.Checkpoint(run), log]
+            trainer.train(options.steps - trainer.steps, callbacks=listeners)
     except KeyboardInterrupt:
-        print(f"\nStopped after {trainer.steps:,} steps. To go on, give the same command with --resume.")
+        command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
+        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
         return
 
     best = DQNInference(run / "best.keras", env=env)

@@ -8,6 +8,8 @@ python examples/minatar/dqn_train.py --game freeway --steps 1000000
 
 import argparse
 import pathlib
+import shlex
+import sys
 
 import keras
 from games import GAMES, Game
@@ -34,7 +36,7 @@ def build_model(game):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", choices=GAMES, default="breakout", help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=500_000, help="environment steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=500_000, help="environment steps in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/minatar-GAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
@@ -57,9 +59,12 @@ def main():
     evaluation = callbacks.Evaluation(every, best_model=run / "best.keras")
     curve = callbacks.LearningCurve(run / "learning-curve.png")
     try:
-        trainer.train(options.steps, callbacks=[evaluation, curve, callbacks.Checkpoint(run, save_every=every)])
+        if trainer.steps < options.steps:
+            saving = callbacks.Checkpoint(run, save_every=every)
+            trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, saving])
     except KeyboardInterrupt:
-        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {__file__} --run {run} --resume")
+        command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
+        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
         return
 
     best = DQNInference(run / "best.keras", env=game)
