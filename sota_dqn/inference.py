@@ -165,10 +165,13 @@ class DQNInference:
         return returns[0]
 
     def _play(self, make, seeds, **options):
-        """Plays an episode for each seed and returns their returns and lengths."""
-        return play_episodes(
-            self._act, make, self._preprocess, Frames(self.frame_stack, "reset"), seeds=seeds, **options
-        )
+        """Plays an episode for each seed and returns their returns and lengths. The streams of `act` wait."""
+        frames, choose = Frames(self.frame_stack, "reset"), self._choose
+        kept = choose.actions, choose.after
+        try:
+            return play_episodes(self._act, make, self._preprocess, frames, seeds=seeds, **options)
+        finally:
+            choose.actions, choose.after = kept
 
     def _act(self, observations, **told):
         """Returns actions, counted from 0, for observations and frames; `told` is what `Choice` is."""

@@ -10,6 +10,7 @@ from keras import ops, tree
 __all__ = [
     "check_model",
     "check_recurrent",
+    "differs_in_training",
     "has_convolutions",
     "is_recurrent",
     "layers_of",
@@ -19,6 +20,7 @@ __all__ = [
 ]
 
 PREVIOUS = ("previous_action", "previous_reward")
+CONVOLUTIONAL = (keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D)
 
 
 def check_model(model, observations, num_actions):
@@ -83,12 +85,19 @@ def check_recurrent(model):
             "A recurrent model must be a built Sequential or Functional one: the state of its layers is not seen in a "
             f"subclass. Received: {type(model).__name__}"
         )
+    graph = {id(layer) for layer in model.layers}
     for layer in layers_of(model):
         what = None
         if isinstance(layer, keras.layers.Bidirectional):
             what = "is Bidirectional, and would see the future"
         elif isinstance(layer, keras.layers.RNN):
-            if layer.go_backwards:
+            if id(layer) not in graph:
+                what = "is inside another layer or model, where its state is not seen: put it into the model itself"
+            elif isinstance(layer, CONVOLUTIONAL) or not isinstance(layer.cell, keras.layers.Layer):
+                what = "has a state that is not carried: a cell must be a Keras layer with states of one axis"
+            elif layer.activity_regularizer is not None:
+                what = "has an activity_regularizer, which sequences do not see"
+            elif layer.go_backwards:
                 what = "has go_backwards=True, and would see the future"
             elif layer.stateful:
                 what = "has stateful=True: the trainer carries the state"
@@ -106,16 +115,35 @@ def check_recurrent(model):
 
 def has_convolutions(model):
     """Returns whether any layer convolves: the one property of a model that decides how it is compiled."""
-    return any("Conv" in type(layer).__name__ for layer in layers_of(model))
+    return any("Conv" in kind.__name__ for layer in layers_of(model) for kind in type(layer).__mro__)
 
 
-def layers_of(layer):
-    """Yields the layers inside a model, however deep."""
-    inside = [*getattr(layer, "layers", []), *(getattr(layer, name, None) for name in ("layer", "cell"))]
-    for child in inside:
-        if isinstance(child, keras.layers.Layer):
-            yield child
-            yield from layers_of(child)
+def differs_in_training(model):
+    """Returns whether any layer behaves differently in training, as `Dropout` does."""
+    for layer in layers_of(model):
+        if hasattr(layer, "state_size"):  # a recurrent layer or its cell
+            differs = getattr(layer, "dropout", 0) or getattr(layer, "recurrent_dropout", 0)
+        elif isinstance(layer, keras.Model):
+            continue  # its layers tell
+        elif type(layer).__module__.startswith("keras."):
+            differs = layer.non_trainable_variables  # averages, or the state of random numbers
+        else:
+            differs = layer._call_has_training_arg
+        if differs:
+            return True
+    return False
+
+
+def layers_of(layer, seen=None):
+    """Yields the layers inside a model, however deep, each once."""
+    seen = {id(layer)} if seen is None else seen
+    for held in vars(layer).values():
+        held = held.values() if isinstance(held, dict) else held if isinstance(held, (list, tuple)) else [held]
+        for child in held:
+            if isinstance(child, keras.layers.Layer) and id(child) not in seen:
+                seen.add(id(child))
+                yield child
+                yield from layers_of(child, seen)
 
 
 def previous_inputs(model):

@@ -121,11 +121,14 @@ class _Carrying(keras.layers.Layer):
         self.slot = slot
 
     def call(self, sequences, mask=None, training=False):
-        layer, begun = self.layer, self.slot.begun
+        layer, before, begun = self.layer, self.slot.before, self.slot.begun
         if begun is not None:
             layer = self.resetting
+            # Keras draws the masks of dropout before its loop, for cells that it knows: `_Resetting` hides this one.
+            self.layer._maybe_config_dropout_masks(self.layer.cell, sequences[:, 0], before)
             sequences = ops.concatenate([sequences, ops.cast(begun, sequences.dtype)[..., None]], axis=-1)
-        output, *self.slot.after = layer(sequences, initial_state=self.slot.before, mask=mask, training=training)
+        output, *self.slot.after = layer(sequences, initial_state=before, mask=mask, training=training)
+        self.layer._maybe_reset_dropout_masks(self.layer.cell)
         return output
 
 

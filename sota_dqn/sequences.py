@@ -5,6 +5,7 @@ from keras import ops, tree
 from sota_dqn import backend, returns
 from sota_dqn.checks import check_positive
 from sota_dqn.learner import Learner
+from sota_dqn.models import differs_in_training
 from sota_dqn.targets import value_of
 from sota_dqn.types import NextState, Steps, recorded
 
@@ -88,6 +89,7 @@ class SequenceLearner(Learner):
         self.unsquash = rescaling.unsquash if rescaling else returns.unchanged
         self.bounds = bounds
         self.penalty = penalty
+        self.differs = differs_in_training(model)
         super().__init__(model, optimizer, replay, **settings)
 
     def update(self, uniform, step, number):
@@ -102,10 +104,11 @@ class SequenceLearner(Learner):
         begun = self.begun(sample.rows, window.valid)
         judged = self.judged(lambda: self.unroll(observations, states, begun))
         lower = self.lower_bounds(sample.rows, window, judged) if self.bounds else None  # [B L]
+        calm = self.unroll(observations, states, begun) if self.differs else None  # without `Dropout` and the like
 
         def loss():
             values = self.unroll(observations, states, begun, training=True)  # [B, L + H, A]
-            y = ops.stop_gradient(self.targets(window, values, judged, step))  # [B, L]
+            y = ops.stop_gradient(self.targets(window, values if calm is None else calm, judged, step))  # [B, L]
             q = value_of(values[:, : self.sequences.length], action)
             losses = ops.reshape(self._losses(ops.reshape(q, (-1,)), ops.reshape(y, (-1,)), lower), counted.shape)
             losses = ops.expand_dims(sample.weights, -1) * counted * losses
@@ -181,11 +184,11 @@ class SequenceLearner(Learner):
         length, n = self.sequences.length, self.n_step
         gained, discounts, taken = returns.n_step(self._windows(window, n), n, self.discount)  # [B L]
         after = ops.reshape(ops.arange(length, dtype="int32") + ops.reshape(taken, (-1, length)), (-1, length))
-        pick = ops.one_hot(after, values.shape[1], dtype="float32")  # [B, L, L + H]
         num_actions = values.shape[-1]
+        after = ops.repeat(ops.expand_dims(after, -1), num_actions, axis=-1)  # [B, L, A]
 
         def bootstrap(all_values):
-            return ops.reshape(ops.matmul(pick, all_values), (-1, num_actions))  # [B L, A]
+            return ops.reshape(ops.take_along_axis(all_values, after, axis=1), (-1, num_actions))  # [B L, A]
 
         next_state = NextState(values=bootstrap(values), target_values=bootstrap(judged), step=step)
         y = self.squash(gained + discounts * self.unsquash(self.target(next_state)))

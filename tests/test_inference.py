@@ -144,6 +144,20 @@ def test_frame_stacks_of_every_stream():
     assert agent.act(frames[0, 0]) == act(first)[0]  # one stream instead of two
 
 
+def test_episodes_that_are_played_leave_the_streams_alone(random):
+    layers = [keras.Input((None, 4)), keras.layers.LSTM(8, return_sequences=True), keras.layers.Dense(2)]
+    agent = DQNInference(keras.Sequential(layers), env="CartPole-v1")
+    frames = random.normal(size=(4, 4)).astype("float32")
+    recorded = []
+    for between in (lambda: None, lambda: agent.evaluate(2)):
+        agent.reset()
+        for frame in frames:
+            agent.act(frame)
+            between()
+        recorded.append(keras.ops.convert_to_numpy(agent._choose.after[0]))
+    np.testing.assert_array_equal(*recorded)
+
+
 class Wide(probes.Probe):
     observation_space = spaces.Box(-np.inf, np.inf, (2,), "float32")
 

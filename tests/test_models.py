@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from sota_dqn.models import check_model, has_convolutions
+from sota_dqn.models import check_model, differs_in_training, has_convolutions
 
 
 def sequential(*inside, shape=(4,)):
@@ -18,6 +18,21 @@ class Plain(keras.Model):
 
     def call(self, inputs):
         return self.dense(inputs)
+
+
+class Block(keras.layers.Layer):
+    """A user's own layer around others."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.parts = {"inner": inner}
+
+    def call(self, inputs):
+        return self.parts["inner"](inputs)
+
+
+class Stem(keras.layers.Conv2D):
+    """A user's own kind of convolution."""
 
 
 def functional():
@@ -60,6 +75,7 @@ def test_bytes_of_any_size_fit():
         ),
         (lambda: sequential(keras.layers.Lambda(abs, name="size")), r"Lambda layer, 'size', .*Rescaling"),
         (lambda: sequential(sequential(keras.layers.Lambda(abs, name="deep"))), r"Lambda layer, 'deep'"),
+        (lambda: sequential(Block(keras.layers.Lambda(abs, name="inside"))), r"Lambda layer, 'inside'"),
     ],
 )
 def test_models_that_do_not_fit(model, message):
@@ -82,9 +98,19 @@ def test_the_reason_of_a_model_that_cannot_be_called_is_kept():
     assert "no such thing" in str(error.value.__cause__)
 
 
+def test_layers_that_differ_in_training():
+    lstm = keras.layers.LSTM(2, return_sequences=True)
+    assert not differs_in_training(sequential(lstm, keras.layers.Dense(2), shape=(None, 4)))
+    assert differs_in_training(sequential(keras.layers.LSTM(2, dropout=0.1), shape=(None, 4)))
+    assert differs_in_training(sequential(sequential(keras.layers.Dropout(0.1))))
+    assert differs_in_training(sequential(keras.layers.BatchNormalization()))
+
+
 def test_convolutions_are_found_however_deep():
     inner = sequential(keras.layers.Conv2D(2, 3), keras.layers.Flatten(), shape=(8, 8, 1))
     assert has_convolutions(sequential(inner, keras.layers.Dense(2), shape=(8, 8, 1)))
     repeated = keras.layers.TimeDistributed(keras.layers.Conv1D(2, 3))
     assert has_convolutions(sequential(repeated, shape=(5, 8, 1)))
+    assert has_convolutions(sequential(Block(keras.layers.Conv2D(2, 3)), shape=(8, 8, 1)))
+    assert has_convolutions(sequential(Stem(2, 3), shape=(8, 8, 1)))
     assert not has_convolutions(sequential(keras.layers.Flatten(), keras.layers.Dense(2), shape=(8, 8, 1)))

@@ -227,11 +227,53 @@ def test_what_is_recurrent():
             lambda: sequential(layers.LSTM(2, return_sequences=True), layers.GlobalMaxPooling1D()),
             r"must map \[B, T, ...\] to \[B, T, A\]",
         ),
+        (
+            lambda: keras.Sequential(
+                [keras.Input(batch_shape=(2, None, 4)), layers.LSTM(2, return_sequences=True, stateful=True)]
+            ),
+            "has stateful=True",
+        ),
+        (lambda: sequential(sequential(layers.GRU(2, return_sequences=True))), "is inside another layer or model"),
+        (
+            lambda: sequential(layers.ConvLSTM1D(2, 3, return_sequences=True), shape=(None, 8, 1)),
+            "has a state that is not carried",
+        ),
+        (
+            lambda: sequential(layers.LSTM(2, return_sequences=True, activity_regularizer="l2")),
+            "has an activity_regularizer",
+        ),
     ],
 )
 def test_models_whose_state_cannot_be_carried(model, message):
     with pytest.raises(ValueError, match=message):
         check_recurrent(model())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.LSTM(3, return_sequences=True, dropout=0.5, recurrent_dropout=0.5),
+        lambda: layers.RNN([layers.GRUCell(3, dropout=0.5), layers.GRUCell(3)], return_sequences=True),
+    ],
+)
+def test_dropout_inside_a_recurrent_layer(layer, random):
+    """It is drawn in training, anew for every call, and episodes may begin inside the sequence."""
+    model = sequential(layer())
+    recurrent = Recurrent(model)
+    observations = ops.convert_to_tensor(random.normal(size=(BATCH, TIME, 4)).astype("float32"))
+    begun = np.zeros((BATCH, TIME), "float32")
+    begun[0, 2] = 1.0
+    program = backend.Program(model.variables, model.variables, backend.plan(convolutions=False))
+
+    def twice(observations, begun, training):
+        values, states = recurrent.unroll(observations[:, :2], recurrent.zeros(BATCH), begun[:, :2], training=training)
+        return values, recurrent.unroll(observations[:, 2:], states, begun[:, 2:], training=training)[0]
+
+    calm = program.compile(lambda *given: twice(*given, training=False))
+    rough = program.compile(lambda *given: twice(*given, training=True))
+    close(ops.concatenate(calm(observations, begun), 1)[1:], model(observations)[1:])
+    first, second = (np.concatenate([ops.convert_to_numpy(x) for x in rough(observations, begun)], 1) for _ in "ab")
+    assert np.isfinite(first).all() and not np.allclose(first, second)
 
 
 def test_a_subclass_is_not_seen_through():
