@@ -207,6 +207,7 @@ class Actor:
             "environments": self.environments.state(),
             "count": self.count.tolist(),
             "begun": self.begun.tolist(),
+            "unreturned": [len(rewards) for rewards in self._rewards],
             "selection": None if self.selection is None else self.selection.state(),
         }
 
@@ -228,13 +229,14 @@ class Actor:
             self._begin(self.environments.reset())
             return False
         observation, stack = arrays["actor_observation"], arrays.get("actor_frames")
-        self.choice.after = [arrays[name] for name in sorted(arrays) if name.startswith("actor_state_")]
+        carried = sum(name.startswith("actor_state_") for name in arrays)
+        self.choice.after = [arrays[f"actor_state_{i}"] for i in range(carried)]
         if self.selection is not None and state["selection"] is not None:
             self.selection.restore(state["selection"])
         if self.environments.exact:
             replayed, rewards = self.environments.restore(state["environments"])
             if replayed is not None and np.array_equal(self.preprocess(replayed), observation):
-                self._resume(observation, rewards)
+                self._resume(observation, rewards, state.get("unreturned", map(len, rewards)))
                 self.begun = np.array(state["begun"])
                 self.frames.stack = stack
                 self.stacked = observation if stack is None else stack.copy()
@@ -258,10 +260,11 @@ class Actor:
         """Returns the rewards that are learned from."""
         return np.clip(reward, -1.0, 1.0) if self.clip_rewards else reward
 
-    def _resume(self, observation, rewards):
-        """Takes note of episodes that go on."""
+    def _resume(self, observation, rewards, unreturned):
+        """Takes note of episodes that go on: of each the `rewards`, and how many came after its last termination."""
         self.observation = observation
-        self._rewards = [self._learned(np.array(gained)).tolist() for gained in rewards]
+        newest = [gained[len(gained) - number :] for gained, number in zip(rewards, unreturned, strict=True)]
+        self._rewards = [self._learned(np.array(gained)).tolist() for gained in newest]
         self.rewards = np.array([gained[-1] if gained else 0.0 for gained in rewards])
         if getattr(self.choice, "previous", False):
             taken = [actions[-1] if actions else 0 for actions in self.environments.actions]

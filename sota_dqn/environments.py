@@ -341,8 +341,8 @@ def episode_seeds(entropy, episodes):
 
 def _ended(terminated, truncated, info):
     """Returns where an episode is over, `[E]` bool; Atari's lost lives are terminations that end nothing."""
-    over = np.asarray(terminated) | np.asarray(truncated)
-    return over & ~info["life_lost"] if "life_lost" in info else over
+    terminated, truncated = np.asarray(terminated), np.asarray(truncated)
+    return (terminated & ~info["life_lost"] | truncated) if "life_lost" in info else terminated | truncated
 
 
 def is_vector(env):

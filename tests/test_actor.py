@@ -195,6 +195,22 @@ def test_returns_to_go_by_hand():
     assert tape.returns == {0: 1.75, 1: 1.5, 2: 1.0, 4: 1.75, 5: 1.5, 6: 1.0}
 
 
+def test_returns_after_a_lost_life_are_those_after_it_in_a_run_that_goes_on():
+    actor, _ = make_actor(num_envs=1, discount=0.5)
+    actor._resume(actor.observation, [[1.0, 2.0, 4.0, 8.0]], [2])
+    assert actor._rewards == [[4.0, 8.0]]
+    assert (actor.returns[0], actor.lengths[0]) == (15.0, 4)
+
+
+def test_many_states_come_back_in_their_order():
+    actor, _ = make_actor(num_envs=1)
+    actor.choice = types.SimpleNamespace(after=[np.full((1, 1), i, "float32") for i in range(12)])
+    state, arrays = actor.state(), actor.arrays()
+    actor.choice.after = []
+    actor.restore(state, arrays)
+    assert [float(carried[0, 0]) for carried in actor.choice.after] == list(range(12))
+
+
 def test_a_time_limit_has_no_return_to_go():
     actor, tape = make_actor(Ending, num_envs=1, discount=0.5)
     actor.environments.vector.envs[0].terminates = False

@@ -130,7 +130,7 @@ def test_the_default_vector():
     [
         ("CartPole-v9", {}, ValueError, "Unknown environment id. Did you mean .*CartPole-v1.* env='CartPole-v9'"),
         ("Nothing like it", {}, ValueError, "Unknown environment id. Received: env='Nothing like it'"),
-        ("no_module:Env-v0", {}, ValueError, "Unknown environment id.* Received: env='no_module:Env-v0'"),
+        ("no_module:Env-v0", {}, ValueError, "pass the id alone. Received: env='no_module:Env-v0'"),
         (3, {}, TypeError, "must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. Received: env=3"),
         (None, {}, TypeError, "Received: env=None"),
         ("CartPole-v1", {"mode": "threads"}, ValueError, "must be one of .* Received: vectorization_mode='threads'"),
@@ -361,6 +361,12 @@ def test_training_in_a_native_vector_environment():
     assert trainer.steps == 800
     assert trainer.updates == 368  # half of the steps after the 60th, in calls of 8
     assert trainer.episodes > 10
+
+
+def test_a_life_lost_at_a_time_limit_ends_the_episode():
+    terminated, truncated = np.array([True, True, False, True]), np.array([False, True, True, False])
+    info = {"life_lost": np.array([True, True, False, False])}
+    np.testing.assert_array_equal(environments._ended(terminated, truncated, info), [False, True, True, True])
 
 
 def test_environments_of_envpool():
