@@ -7,6 +7,7 @@ is held by anyone.
 """
 
 import contextlib
+import itertools
 import mmap
 import multiprocessing.connection
 import os
@@ -252,7 +253,7 @@ def run(connection, memory, given):
     with os.fdopen(given, "rb") as file:
         file.seek(0)
         pickled = file.read()
-    inbox: queue.SimpleQueue = queue.SimpleQueue()
+    inbox: queue.PriorityQueue = queue.PriorityQueue()  # weights come before chunks that are to be made with them
     stopping = threading.Event()
     threading.Thread(target=_listen, args=(connection, inbox, stopping), daemon=True).start()
     try:
@@ -268,13 +269,15 @@ def _serve(actor, connection, inbox, stopping, slots, weights):
     """Does what the learner asks for until it is enough."""
     since = time.perf_counter()
     while True:
-        kind, *values = inbox.get()
+        *_, (kind, *values) = inbox.get()
         if stopping.is_set():
             actor.close()
             return
         if kind == "load":
+            begun = time.perf_counter()
             actor.load([place.copy() for place in weights], *values)
             connection.send(("loaded",))
+            since += time.perf_counter() - begun  # which is not waiting
             continue
         waited = time.perf_counter() - since
         slot, *asked = values
@@ -292,11 +295,11 @@ def _listen(connection, inbox, stopping):
     """Passes on what the learner says. Where it is gone, so is this process, whatever it is doing, and all that it has
     started."""
     try:
-        while True:
+        for number in itertools.count():
             message = connection.recv()
             if message[0] == "stop":
                 stopping.set()
-            inbox.put(message)
+            inbox.put((message[0] == "collect", number, message))
     except (EOFError, OSError):
         os.killpg(0, signal.SIGKILL)
 
@@ -305,7 +308,7 @@ def actor_environment():
     """Returns the environment variables of an actor: it computes on the CPU, with few threads."""
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
     cpu = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    threads = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    threads = {"NPROC": "1", "OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
     return {"KERAS_BACKEND": backend.BACKEND, **cpu, **threads, **quiet}
 
 

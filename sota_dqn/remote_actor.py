@@ -3,6 +3,7 @@
 How chunks and weights travel is the business of `processes.py` and `ray_actors.py`.
 """
 
+import types
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -20,6 +21,8 @@ from sota_dqn.recurrent import Recurrent
 from sota_dqn.types import Steps
 
 __all__ = ["Chunk", "Specification", "RemoteActor", "pack_model"]
+
+PARTS = keras.initializers.Initializer, keras.regularizers.Regularizer, keras.constraints.Constraint
 
 
 class Specification(NamedTuple):
@@ -200,10 +203,21 @@ def pack_model(model):
     values = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     configuration = keras.saving.serialize_keras_object(model)
     configuration.pop("compile_config", None)  # an actor does not train
-    own = {type(layer) for layer in [model, *layers_of(model)] if not type(layer).__module__.startswith("keras.")}
-    registered = {keras.saving.get_registered_name(layer): layer for layer in own}
-    named = {layer.__name__: layer for layer in own}
+    own = {part for part in _parts(model) if not part.__module__.startswith("keras.")}
+    registered = {keras.saving.get_registered_name(part): part for part in own}
+    named = {part.__name__: part for part in own}
     return configuration, values, {**keras.saving.get_custom_objects(), **named, **registered}
+
+
+def _parts(model):
+    """Yields the classes and functions that a model is made of: layers, activations, initializers and the like."""
+    for layer in [model, *layers_of(model)]:
+        yield type(layer)
+        for value in vars(layer).values():
+            if isinstance(value, types.FunctionType):
+                yield value
+            elif isinstance(value, PARTS):
+                yield type(value)
 
 
 def unpack_model(configuration, values, custom_objects):

@@ -2,11 +2,14 @@
 
 import functools
 import math
+import multiprocessing
 import os
 import pathlib
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -16,10 +19,11 @@ import keras
 import numpy as np
 import pytest
 
-from sota_dqn import Actors, DQNTrainer, Replay, Sequences, backend, policies, returns, samplers, schedules
+from sota_dqn import Actors, DQNTrainer, Replay, Sequences, backend, policies, processes, returns, samplers, schedules
 from sota_dqn.callbacks import Callback
 from sota_dqn.environments import episode_seed, make_vector
 from sota_dqn.pace import Pace
+from sota_dqn.remote_actor import pack_model, unpack_model
 
 NUM_ENVS = 3
 EVALUATION = {"eval_env": counting.Counting}
@@ -229,6 +233,50 @@ def test_actors_take_turns():
     counts = sorted(pool._asked)
     assert counts[-1] - counts[0] <= 3
     assert counts[0] > 10
+
+
+def soften(values):
+    """An activation of the script's own."""
+    return keras.ops.tanh(values)
+
+
+class Halves(keras.initializers.Initializer):
+    """An initializer of the script's own."""
+
+    def __call__(self, shape, dtype=None):
+        return keras.ops.full(shape, 0.5, dtype)
+
+
+def test_functions_of_the_script_are_sent_along():
+    layers = keras.layers
+    cell = layers.GRUCell(2, activation=soften)
+    model = keras.Sequential(
+        [
+            keras.Input((None, 3)),
+            layers.Dense(2, activation=soften, kernel_initializer=Halves()),
+            layers.RNN(cell, return_sequences=True),
+        ]
+    )
+    copied = unpack_model(*pack_model(model))
+    observations = np.ones((1, 2, 3), "float32")
+    np.testing.assert_allclose(copied(observations), model(observations), rtol=1e-6)
+
+
+def test_weights_come_before_what_is_made_with_them():
+    ours, theirs = multiprocessing.Pipe()
+    inbox = queue.PriorityQueue()
+    thread = threading.Thread(target=processes._listen, args=(theirs, inbox, threading.Event()), daemon=True)
+    thread.start()
+    for message in (("collect", 0, 8, 0), ("collect", 1, 8, 8), ("load", 7)):
+        ours.send(message)
+    while inbox.qsize() < 3:
+        time.sleep(0.01)
+    assert [inbox.get()[-1] for _ in range(3)] == [("load", 7), ("collect", 0, 8, 0), ("collect", 1, 8, 8)]
+    # The thread waits for more: the end of the pipe would end this process.
+    _open_pipes.append(ours)
+
+
+_open_pipes = []
 
 
 def test_weights_are_copied_only_for_actors_that_want_them():
