@@ -33,6 +33,7 @@ __all__ = [
     "Replay",
     "Sequences",
     "__version__",
+    "backend",
     "callbacks",
     "layers",
     "losses",
@@ -44,5 +45,3 @@ __all__ = [
     "schedules",
     "targets",
 ]
-
-del backend

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 
 from sota_dqn import plots
+from sota_dqn.checks import check_epsilon
 from sota_dqn.files import check_writable, replacing
 
 __all__ = ["Callback", "Checkpoint", "Evaluation", "LearningCurve", "Progress", "RunLog"]
@@ -87,6 +88,7 @@ class Evaluation(Callback):
         _check_suffix("best_model", best_model, ".keras", optional=True)
         self.evaluate_every = evaluate_every
         self.episodes = episodes
+        check_epsilon(epsilon)
         self.epsilon = epsilon
         self.best_model = best_model
         self.stop_at = stop_at

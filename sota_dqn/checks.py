@@ -2,11 +2,12 @@
 
 import difflib
 import importlib
+import numbers
 
 import gymnasium
 import numpy as np
 
-__all__ = ["check_id", "check_positive", "check_seed"]
+__all__ = ["check_epsilon", "check_id", "check_positive", "check_seed"]
 
 
 def check_positive(**numbers):
@@ -16,6 +17,12 @@ def check_positive(**numbers):
             raise TypeError(f"Argument `{name}` must be an integer. Received: {name}={value!r}")
         if value is not None and value < 1:
             raise ValueError(f"Argument `{name}` must be at least 1. Received: {name}={value}")
+
+
+def check_epsilon(epsilon):
+    """Raises ValueError unless `epsilon` is a probability."""
+    if not isinstance(epsilon, numbers.Real) or not 0 <= float(epsilon) <= 1:
+        raise ValueError(f"Argument `epsilon` must be between 0 and 1. Received: epsilon={epsilon!r}")
 
 
 def check_seed(seed):
@@ -32,13 +39,16 @@ def check_id(env):
     """
     if not isinstance(env, str):
         raise TypeError(f"An environment's id must be a string. Received: {env!r}")
-    if env.startswith("ALE/"):
+    if env.startswith("ALE/") or env not in gymnasium.registry:
         try:
             importlib.import_module("ale_py")
         except ImportError as error:
-            raise ImportError(
-                f'Atari games need ale-py: install it by `pip install "sota_dqn[atari]"`. Received: env={env!r}'
-            ) from error
+            if env.startswith("ALE/") or "NoFrameskip" in env:
+                raise ImportError(
+                    f'Atari games need ale-py: install it by `pip install "sota_dqn[atari]"`. Received: env={env!r}'
+                ) from error
+    if ":" in env:
+        raise ValueError(f"Import the module that registers the id, and pass the id alone. Received: env={env!r}")
     try:
         gymnasium.spec(env)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:

@@ -1,6 +1,7 @@
 """Deep Q-learning: `DQNTrainer`, and `DQNLearner`, whose `update` is the algorithm."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from sota_dqn import losses, targets
@@ -59,7 +60,8 @@ class DQNTrainer(Trainer):
             bounds.
         batch_size: Windows in one update.
         updates_per_step: Gradient steps per environment step, kept exact over any number of environments.
-        updates_per_call: Updates in one compiled call; None for what fits `num_envs`, at least 8.
+        updates_per_call: Updates in one compiled call; None for what fits `num_envs`, at least 8, or for 1 where a loop
+            of updates would be slow: convolutions with JAX on a CPU.
         learning_starts: Environment steps before the first update; None for 1,000, or what a first batch needs.
         report_every: Environment steps in an epoch, after which callbacks hear of it.
         seed: From which all chance of the run is made.
@@ -295,6 +297,8 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
         )
     if bounds is not None and not isinstance(bounds, Bounds):
         raise TypeError(f"Argument `bounds` must be a `returns.Bounds` or None. Received: bounds={bounds!r}")
+    if bounds is not None and bounds.upper and discount == 0:
+        raise ValueError("Upper bounds divide by `discount`, which must be above 0 for them. Received: discount=0")
     if bounds is None and penalty is not None:
         raise ValueError("Argument `penalty` needs `bounds`: pass bounds=returns.Bounds(). Received: bounds=None")
 
@@ -316,4 +320,4 @@ def _check_sequences(sequences, model, bounds):
 
 
 def _is_count(value):
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

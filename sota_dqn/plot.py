@@ -101,7 +101,9 @@ def _short(value):
 
 def _parse_run(text):
     """Returns the label, or None, and the record of an argument of the command line."""
-    label, separator, path = text.rpartition("=")
+    label, separator, path = text.partition("=")
+    if pathlib.Path(text).exists() or not separator:
+        label, separator, path = "", "", text
     try:
         return (label if separator else None), read_run(path)
     except (OSError, ValueError) as error:

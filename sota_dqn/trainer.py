@@ -55,20 +55,22 @@ class Trainer(TrainerBase):
     ):
         check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size, report_every=report_every)
         check_positive(updates_per_call=updates_per_call, learning_starts=learning_starts)
-        if not 0 < updates_per_step < math.inf:
+        if isinstance(updates_per_step, str) or not 0 < updates_per_step < math.inf:
             raise ValueError(
-                f"Argument `updates_per_step` must be above 0. Received: updates_per_step={updates_per_step}"
+                f"Argument `updates_per_step` must be a number above 0. Received: updates_per_step={updates_per_step!r}"
             )
         _check_parts(replay, policy, batch_size, seed)
         self.batch_size = batch_size
         self.updates_per_step = updates_per_step
         self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
         self.replay = Replay() if replay is None else replay
+        games = [native(one, raw=preprocess is not None) for one in (env, eval_env)]
+        if clip_rewards is None:
+            clip_rewards = isinstance(games[0], Atari)
         if vectorization_mode is None:
-            env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
+            env, eval_env = games
         super().__init__(env, model, eval_env=eval_env, frame_stack=frame_stack, report_every=report_every, seed=seed)
         self.actors = as_actors(actors)
-        clip_rewards = isinstance(env, Atari) if clip_rewards is None else clip_rewards
         self.actor = make_actor(
             self.actors,
             env=env,

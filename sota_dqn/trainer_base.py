@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from sota_dqn import callbacks, checkpoint, snapshot
-from sota_dqn.checks import check_positive
+from sota_dqn.checks import check_epsilon, check_positive, check_seed
 from sota_dqn.choice import Choice, Frames
 from sota_dqn.environments import episode_seeds, make_evaluation_factory
 from sota_dqn.evaluation import describe, play_episodes, summarize
@@ -132,13 +132,16 @@ class TrainerBase(abc.ABC):
 
         Args:
             episodes: How many.
-            epsilon: The probability of a random action; 0 is the greedy policy.
+            epsilon: The probability of a random action, in [0, 1]; 0 is the greedy policy.
             seed: From which the episodes' seeds are made; None takes the run's seed and the evaluation's number.
 
         Returns:
             A dict of `return_mean`, `return_std`, `returns`, `lengths` (environment steps), `seeds` and `protocol`.
         """
         check_positive(episodes=episodes)
+        check_epsilon(epsilon)
+        if seed is not None:
+            check_seed(seed)
         if seed is None:
             self.evaluations += 1
         # Streams count from 0: no episode of training shares these seeds.

@@ -21,7 +21,10 @@ __all__ = ["Segment", "Worker"]
 
 
 class Segment(NamedTuple):
-    """Up to N steps in a row, with the state that they led to. Rows beyond the last step are zero."""
+    """Up to N steps in a row, with the state that they led to.
+
+    Rows beyond are masked; they repeat the last observation, which layers such as `BatchNormalization` then see again.
+    """
 
     observation: Any  # [N + 1, ...], what the model sees
     action: Any  # [N + 1] int32: those taken, then, for SARSA, the one that is taken next
@@ -200,7 +203,9 @@ class Worker:
             bootstrap[start] = end
         mask = (np.arange(size) < length).astype("float32")
         # The device may still read these arrays while the next segment is written.
-        return Segment(_aligned_copy(self.observations), self.actions.copy(), returns, discount, bootstrap, mask)
+        observations, actions = _aligned_copy(self.observations), self.actions.copy()
+        observations[length + 1 :] = observations[length]
+        return Segment(observations, actions, returns, discount, bootstrap, mask)
 
     def _check(self, what, values):
         """Raises ValueError where a number is NaN. Step 0 of an episode is its first observation."""

@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -259,6 +261,21 @@ def test_plan_asks_for_the_device():
 def test_memory_is_known_on_a_cpu(monkeypatch):
     monkeypatch.setattr(backend, "device_kind", lambda: "cpu")
     assert 2**20 < backend.memory_available() < 2**60
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_left_to_a_container(tmp_path, version):
+    folder = tmp_path if version == 2 else tmp_path / "memory"
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        folder.mkdir()
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    assert backend._left_to_container(tmp_path) == math.inf
+    for name, text in zip((*names[:2], "memory.stat"), ("5000\n", "4000\n", f"anon 3\n{names[2]} 700\n"), strict=True):
+        (folder / name).write_text(text)
+    assert backend._left_to_container(tmp_path) == 1_700
+    (folder / names[0]).write_text("max\n")
+    assert backend._left_to_container(tmp_path) == math.inf
 
 
 def test_wait_and_asynchronous():

@@ -118,6 +118,15 @@ def test_the_command(tmp_path, capsys):
     assert cv2.imread(str(out)).shape == (630, 1080, 3)
 
 
+def test_a_path_may_have_an_equals_sign(tmp_path, capsys):
+    (tmp_path / "lr=0.1").mkdir()
+    (tmp_path / "lr=0.1" / "run.json").write_text(json.dumps(run(0)))
+    out = tmp_path / "curves.png"
+    for argument in (str(tmp_path / "lr=0.1"), f"mine={tmp_path / 'lr=0.1'}"):
+        plot.main([argument, "--out", str(out)])
+    assert "mine: 1 runs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

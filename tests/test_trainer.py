@@ -325,6 +325,7 @@ def test_a_model_that_is_none():
         {"updates_per_step": 0},
         {"updates_per_step": -1.0},
         {"updates_per_step": math.nan},
+        {"updates_per_step": "often"},
         {"updates_per_step": math.inf},
         {"updates_per_call": 0},
         {"learning_starts": 0},
@@ -383,6 +384,25 @@ def test_arguments_that_do_not_fit_together():
     make(replay=used)
     with pytest.raises(ValueError, match=r"Argument `replay` already belongs to another trainer"):
         make(replay=used)
+
+
+def test_upper_bounds_need_a_discount():
+    with pytest.raises(ValueError, match="Upper bounds divide by `discount`"):
+        make(bounds=Bounds(2, upper=True), discount=0)
+
+
+@pytest.mark.parametrize("arguments", [{"epsilon": -0.1}, {"epsilon": 5}, {"epsilon": "half"}, {"seed": -1}], ids=str)
+def test_bad_arguments_of_evaluate(arguments):
+    ((name, value),) = arguments.items()
+    with pytest.raises(ValueError, match=rf"Argument `{name}` must be .*Received: {name}={value!r}"):
+        make().evaluate(1, **arguments)
+    if name == "epsilon":
+        with pytest.raises(ValueError, match="Argument `epsilon` must be"):
+            callbacks.Evaluation(epsilon=value)
+
+
+def test_numbers_of_numpy():
+    assert make(n_step=np.int64(2), num_envs=np.int32(2)).n_step == 2
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def play(script, kernel, *, method="q", **settings):
 
 
 KERNEL = [[1.0, 2.0], [3.0, -1.0]]  # Q(s) = s W: the features' values
-TARGET = [[10.0, 20.0], [30.0, -10.0]]
+TARGET = [[10.0, 20.0], [14.0, 30.0]]
 
 
 def targets_of(segment, method):
@@ -110,15 +110,15 @@ def targets_of(segment, method):
 @pytest.mark.parametrize(
     ("method", "end", "y"),
     [
-        # s1 = (0, 1): Q-(s1) = (30, -10). s2 = (1, 1): Q-(s2) = (40, 10). Greedy actions: 1, 0, 0.
-        ("q", "", [1 + 0.5 * 30, 2 + 0.5 * 40]),
+        # s1 = (0, 1): Q-(s1) = (14, 30). s2 = (1, 1): Q-(s2) = (24, 50). Greedy actions of theta: 1, 0, 0.
+        ("q", "", [1 + 0.5 * 30, 2 + 0.5 * 50]),
         ("q", "terminated", [1 + 0.5 * 30, 2]),
         ("q", "life", [1 + 0.5 * 30, 2]),
-        ("q", "truncated", [1 + 0.5 * 30, 2 + 0.5 * 40]),
-        ("sarsa", "", [1 + 0.5 * 30, 2 + 0.5 * 40]),
-        ("sarsa", "terminated", [1 + 0.5 * 30, 2]),
-        ("sarsa", "life", [1 + 0.5 * 30, 2]),
-        ("sarsa", "truncated", [1 + 0.5 * 30, 2 + 0.5 * 40]),
+        ("q", "truncated", [1 + 0.5 * 30, 2 + 0.5 * 50]),
+        ("sarsa", "", [1 + 0.5 * 14, 2 + 0.5 * 24]),
+        ("sarsa", "terminated", [1 + 0.5 * 14, 2]),
+        ("sarsa", "life", [1 + 0.5 * 14, 2]),
+        ("sarsa", "truncated", [1 + 0.5 * 14, 2 + 0.5 * 24]),
     ],
 )
 def test_targets_by_hand(method, end, y):
@@ -159,19 +159,20 @@ def test_sarsa_draws_an_action_at_a_time_limit_and_does_not_take_it():
     assert set(drawn) == {0, 1}
     assert drawn[:-1] != script.taken[1:]
     for segment, action in zip(segments, drawn, strict=True):
-        assert targets_of(segment, "sarsa") == [0.5 * [40, 10][action]]
+        assert targets_of(segment, "sarsa") == [0.5 * [24, 50][action]]
 
 
 def test_n_step_targets_reach_as_far_as_the_segment():
     script = Script(([0, 1], 1.0, ""), ([1, 1], 2.0, ""), ([2, 0], 4.0, ""))
     (segment,), _, _ = play(script, KERNEL, n_step=2)
-    # Q-(s2) = (40, 10), Q-(s3) = (20, 40)
-    expected = [1 + 0.5 * 2 + 0.25 * 40, 2 + 0.5 * 4 + 0.25 * 40, 4 + 0.5 * 40]
+    # Q-(s2) = (24, 50), Q-(s3) = (20, 40)
+    expected = [1 + 0.5 * 2 + 0.25 * 50, 2 + 0.5 * 4 + 0.25 * 40, 4 + 0.5 * 40]
     np.testing.assert_allclose(targets_of(segment, "q"), expected)
     script = Script(([0, 1], 1.0, ""), ([1, 1], 2.0, "terminated"))
     (segment,), _, _ = play(script, KERNEL, n_step=2)
     assert targets_of(segment, "q") == [1 + 0.5 * 2, 2]
     np.testing.assert_array_equal(segment.mask, [1, 1, 0])
+    np.testing.assert_array_equal(segment.observation, [[1, 0], [0, 1], [1, 1], [1, 1]])  # no rows of older segments
 
 
 def test_rewards_are_clipped_for_learning_alone():

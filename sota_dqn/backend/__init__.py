@@ -7,7 +7,10 @@ here, by `plan`, and so is whether rows are on the device or the host. To suppor
 and add it below.
 """
 
+import math
 import os
+import pathlib
+import re
 from typing import NamedTuple
 
 import keras
@@ -25,6 +28,11 @@ else:
         "sota_dqn runs on Keras's TensorFlow and JAX backends. Set the environment variable KERAS_BACKEND to "
         f"'tensorflow' or 'jax' before Keras is imported. Received: KERAS_BACKEND={BACKEND}"
     )
+
+CONTAINERS = (  # where Linux's control groups, version 2 and 1, tell the limit, the use, and pages of files in it
+    ("memory.max", "memory.current", (".", "inactive_file")),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", ("memory", "total_inactive_file")),
+)
 
 AllocationError = _backend.AllocationError
 Program = _backend.Program
@@ -113,6 +121,19 @@ def assign_slices(variable, values, size):
         _backend.assign_slices(variable, values, size)
 
 
+def _left_to_container(directory="/sys/fs/cgroup"):
+    """Returns the bytes that the container of this process may still take; infinity where it has no limit."""
+    for limit, used, cached in CONTAINERS:
+        try:
+            most, taken = (int(pathlib.Path(directory, name).read_text()) for name in (limit, used))
+            folder, field = cached
+            pages = re.search(rf"^{field} (\d+)$", pathlib.Path(directory, folder, "memory.stat").read_text(), re.M)
+            return most - taken + (int(pages[1]) if pages else 0)  # pages of files can be dropped
+        except (OSError, ValueError):  # no such files, or "max"
+            continue
+    return math.inf
+
+
 def memory_available(*, host=False):
     """Returns the bytes that the device, or the host, can still allocate, or None where the system does not tell."""
     if device_kind() != "cpu" and not host:
@@ -120,7 +141,7 @@ def memory_available(*, host=False):
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
+        return min(int(fields["MemAvailable"].split()[0]) * 1024, _left_to_container())
     except (OSError, KeyError):
         pass
     try:
