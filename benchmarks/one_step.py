@@ -20,8 +20,8 @@ NAME = "one_step"
 WORKERS = (1, 2, 4, 8)
 SPEED_TASKS = (BREAKOUT, "CartPole-v1")
 STEPS = {"CartPole-v1": 800_000, "Acrobot-v1": 800_000}  # environment steps of the one-step methods, at most
-BREAKOUT_STEPS = 1_000_000  # environment steps; `--game-steps`
-EVALUATE_EVERY = {"CartPole-v1": 10_000, "Acrobot-v1": 10_000, BREAKOUT: 50_000}
+BREAKOUT_STEPS = 800_000  # environment steps; `--game-steps`
+EVALUATE_EVERY = {"CartPole-v1": 10_000, "Acrobot-v1": 10_000, BREAKOUT: 100_000}
 AGENTS = ("q", "sarsa", "dqn")
 PARTS = ("speed", "learning", "game")
 
@@ -35,7 +35,8 @@ def plan(options):
         runs += learning_runs(options)
     if "game" in options.parts and BREAKOUT in options.tasks:
         for backend in common.backends(options.backend):
-            runs.append(learning_run(BREAKOUT, "q", options.game_steps, EVALUATE_EVERY[BREAKOUT], backend, 0))
+            every, n_step = EVALUATE_EVERY[BREAKOUT], options.game_n_step
+            runs.append(learning_run(BREAKOUT, "q", options.game_steps, every, backend, 0, n_step=n_step))
     return runs
 
 
@@ -69,10 +70,13 @@ def learning_runs(options):
     return runs
 
 
-def learning_run(task, agent, steps, evaluate_every, backend, seed):
+def learning_run(task, agent, steps, evaluate_every, backend, seed, n_step=1):
     """Returns one run that learns."""
     key = {"what": "learn", "task": task, "agent": agent, "backend": backend, "seed": seed, "cap": steps}
     arguments = ["--task", task, "--agent", agent, "--seed", str(seed), "--steps", str(steps)]
+    if n_step > 1:
+        key["agent"] = f"{n_step}-step {agent}"
+        arguments += ["--n-step", str(n_step)]
     arguments += ["--evaluate-every", str(evaluate_every)]
     command = [sys.executable, "-m", "benchmarks.one_step_run", "learn", *arguments]
     return Run(key, command, {"KERAS_BACKEND": backend})
@@ -197,6 +201,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1, default %(default)s")
     parser.add_argument("--steps", type=int, help="environment steps of the one-step methods; default: the protocol's")
     parser.add_argument("--game-steps", type=int, default=BREAKOUT_STEPS, help="of the game, default %(default)s")
+    parser.add_argument("--game-n-step", type=int, default=5, help="steps of reward in the game, default %(default)s")
     parser.add_argument("--repetitions", type=int, default=3, help="of each speed, default %(default)s")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a turn in measuring speed, default %(default)s")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, on equal shares of the cores")

@@ -41,18 +41,19 @@ def build_network(task):
     )
 
 
-def make_one_step(task, *, method, steps, workers=8, seed=0):
+def make_one_step(task, *, method, steps, n_step=1, workers=8, seed=0):
     """Returns a trainer: annealed over `steps`, all else the same for all classic-control tasks."""
     model = build_network(task)
     if task == BREAKOUT:
-        model.compile(optimizer=keras.optimizers.RMSprop(7e-4, rho=0.99, epsilon=0.1), loss="mse")
+        model.compile(optimizer=keras.optimizers.Adam(3e-4, epsilon=1e-5), loss="mse")
         env = Atari(BREAKOUT, num_threads=1)
         settings = {"target_network_update": 10_000, "epsilon_anneal": max(1, steps // 5), "frame_stack": FRAME_STACK}
     else:
         model.compile(optimizer=keras.optimizers.Adam(1e-3), loss="mse")
         env = task
         settings = {"target_network_update": 2_000, "epsilon_anneal": max(1, steps // 16)}
-    return OneStepTrainer(env, model, method=method, workers=workers, learning_rate_anneal=steps, seed=seed, **settings)
+    settings |= {"method": method, "workers": workers, "n_step": n_step, "seed": seed}
+    return OneStepTrainer(env, model, learning_rate_anneal=steps, **settings)
 
 
 def measure(task, *, workers, rounds, seconds):
@@ -103,7 +104,7 @@ def _at_once(task, workers, seconds):
     return [next(iter(result["steps_per_second"].values())) for result in said]
 
 
-def learn(task, *, agent, seed, steps, evaluate_every):
+def learn(task, *, agent, seed, steps, evaluate_every, n_step=1):
     """Trains an agent, on a task until its first pass, on the game to the end.
 
     Returns:
@@ -113,7 +114,7 @@ def learn(task, *, agent, seed, steps, evaluate_every):
     if agent == "dqn":
         trainer = DQNTrainer(task, build_network(task), seed=seed)
     else:
-        trainer = make_one_step(task, method=agent, steps=steps, seed=seed)
+        trainer = make_one_step(task, method=agent, steps=steps, n_step=n_step, seed=seed)
     epsilon = EPSILON if task == BREAKOUT else 0.0
     evaluations = Evaluations(evaluate_every)
     threshold = None if task == BREAKOUT else TASKS[task].threshold
@@ -141,6 +142,9 @@ def main():
     learning.add_argument("--agent", choices=["q", "sarsa", "dqn"], required=True)
     learning.add_argument("--seed", type=int, required=True)
     learning.add_argument("--steps", type=int, required=True, help="environment steps")
+    learning.add_argument(
+        "--n-step", type=int, default=1, help="steps of reward before the bootstrap, default %(default)s"
+    )
     learning.add_argument("--evaluate-every", type=int, default=10_000, help="environment steps")
     options = vars(parser.parse_args())
     what, task = options.pop("what"), options.pop("task")
