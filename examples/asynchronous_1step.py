@@ -95,8 +95,9 @@ def parse_options():
     preset = PRESETS.get(parser.parse_known_args()[0].preset, {})
     parser.set_defaults(**preset)
     options = parser.parse_args()
-    for name, value in preset.items():
-        print(f"--{name} {value}")
+    for name in preset:
+        value = getattr(options, name)  # what is given counts more
+        print(f"--{name if value is not False else f'no-{name}'}", *([] if isinstance(value, bool) else [value]))
     if options.run is None:
         options.run = pathlib.Path("runs", f"1step-{options.game.split('/')[-1]}-{options.method}")
     if not options.resume and (options.run / "config.json").exists():

@@ -8,7 +8,17 @@ from sota_dqn import losses, targets
 from sota_dqn.learner import Learner
 from sota_dqn.models import is_recurrent, previous_inputs
 from sota_dqn.recurrent import Recurrent
-from sota_dqn.returns import Bounds, Rescaling, lower_bound, n_step, partial_returns, unchanged, upper_bound
+from sota_dqn.returns import (
+    Bounds,
+    Rescaling,
+    longest,
+    lower_bound,
+    n_step,
+    partial_returns,
+    scheduled,
+    unchanged,
+    upper_bound,
+)
 from sota_dqn.sequences import SequenceLearner, Sequences
 from sota_dqn.targets import value_of
 from sota_dqn.trainer import Trainer
@@ -49,7 +59,8 @@ class DQNTrainer(Trainer):
         target: A function `NextState -> [B]`, see `targets`.
         target_update: In (0, 1), the part of the model that is blended into the target model after every update; an
             integer from 1 on, the updates between two copies; None for no target model.
-        n_step: Steps of reward before the bootstrap.
+        n_step: Steps of reward before the bootstrap, or a schedule of them that does not rise, rounded: a long return
+            learns fast, a short one depends less on what older policies did (Schwarzer et al. 2023 take ten to three).
         discount: gamma, per environment step, in [0, 1].
         rescaling: `returns.Rescaling`, where the model is to learn squashed values, or None. Targets and bounds are
             unsquashed to be computed; `q`, `td_error`, policies and penalties see values as the model gives them.
@@ -152,7 +163,9 @@ class DQNTrainer(Trainer):
         bounds = self.bounds
         settings["bounds"] = bounds
         settings["penalty"] = losses.lower_bound(loss=loss) if bounds and self.penalty is None else self.penalty
-        reach = self.n_step if bounds is None else max(self.n_step, bounds.horizons + 1)  # rows after a trained one
+        reach = longest(self.n_step)  # rows after a trained one
+        if bounds is not None:
+            reach = max(reach, bounds.horizons + 1)
         return_to_go = self.discount if bounds is not None and bounds.return_to_go else None
         previous = 1 if previous_inputs(self.model) else 0
         if self.sequences is not None:
@@ -167,7 +180,7 @@ class DQNTrainer(Trainer):
 
     def _first_errors(self, **settings):
         """Returns the settings with which actor processes find first priorities."""
-        return {"n_step": self.n_step, "discount": self.discount, "rescaling": self.rescaling, **settings}
+        return {"n_step": longest(self.n_step), "discount": self.discount, "rescaling": self.rescaling, **settings}
 
     def _build_sequences(self, settings, *, reach, before, return_to_go):
         """Builds the replay of a recurrent model and returns the learner."""
@@ -195,7 +208,7 @@ class DQNLearner(Learner):
     Args:
         target: A function `NextState -> [B]`.
         loss: A function `(target [B], q [B]) -> [B]`.
-        n_step: Steps of reward before the bootstrap.
+        n_step: Steps of reward before the bootstrap, or a schedule.
         discount: gamma, per environment step.
         rescaling: A `Rescaling`, or None.
         bounds: A `Bounds`, or None.
@@ -245,7 +258,7 @@ class DQNLearner(Learner):
         after them (`[B, *O]` each)."""
         past = self.bounds.horizons + 1 if self.bounds and self.bounds.upper else 0
         sample = self.replay.sample(uniform, step, past=past)
-        returns, discounts, lengths = n_step(sample.window, self.n_step, self.discount)
+        returns, discounts, lengths = n_step(sample.window, discount=self.discount, **scheduled(self.n_step, step))
         before, after = self.observe(sample.rows), self.observe(sample.rows, lengths)
         return sample, returns, discounts, before, after
 
@@ -287,8 +300,11 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
             "Argument `target_update` must be a number between 0 and 1, an integer of at least 1, or None. "
             f"Received: target_update={target_update!r}"
         )
-    if not _is_count(n_step) or n_step < 1:
-        raise ValueError(f"Argument `n_step` must be an integer of at least 1. Received: n_step={n_step!r}")
+    most = longest(n_step) if callable(n_step) else n_step
+    if not _is_count(most) or most < 1:
+        raise ValueError(
+            f"Argument `n_step` must be an integer of at least 1, or a schedule of such. Received: n_step={n_step!r}"
+        )
     if not 0 <= discount <= 1:
         raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount}")
     if rescaling is not None and not isinstance(rescaling, Rescaling):

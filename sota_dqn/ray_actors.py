@@ -4,8 +4,10 @@ An actor that leaves with its machine is made again where there is room, and one
 when there is; the others go on meanwhile. Ray is the extra `ray`, and is imported where such actors are asked for.
 """
 
+import contextlib
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import time
@@ -21,6 +23,7 @@ from sota_dqn.types import recorded
 
 __all__ = ["Cluster", "RayActors"]
 
+PATIENCE = 60.0  # seconds without any chunk, after which the learner says what it waits for
 LOOK_EVERY = 0.02  # seconds between two looks for chunks while the learner has updates to make
 
 
@@ -100,13 +103,19 @@ class Cluster:
         self._loading: list = [None] * number
         self._processes: list = [None] * number
         self._looked = 0.0  # when chunks were last looked for
+        self._wants = {"num_cpus": num_cpus, **(resources or {})}
+        self._until = time.perf_counter() + PATIENCE  # when it is said that no chunk has come
 
     @property
     def processes(self):
         """The numbers of the processes, on whatever machine, as far as they are there."""
         there = [process for process in self._processes if process is not None]
         ready, _ = self.ray.wait(there, num_returns=len(there), timeout=0) if there else ([], [])
-        return self.ray.get(ready)
+        numbers = []
+        for process in ready:
+            with contextlib.suppress(self.ray.exceptions.RayError):  # it has died before it could tell
+                numbers.append(self.ray.get(process))
+        return numbers
 
     def start(self, actor, specification):
         """Starts an actor; what was asked of the one before is forgotten."""
@@ -160,6 +169,12 @@ class Cluster:
             except self.ray.exceptions.RayError as error:
                 passed.add(actor)
                 found.append((actor, Died(str(error))))
+        if found:
+            self._until = math.inf
+        elif time.perf_counter() > self._until:
+            self._until = math.inf
+            has = {name: number for name, number in self.ray.cluster_resources().items() if ":" not in name}
+            print(f"Waiting for a first actor, which asks for {self._wants} of a machine. The cluster has {has}.")
         return found
 
     def _has_loaded(self, actor):

@@ -10,7 +10,17 @@ from keras import ops
 
 from sota_dqn.types import recorded
 
-__all__ = ["Bounds", "Rescaling", "lower_bound", "n_step", "partial_returns", "unchanged", "upper_bound"]
+__all__ = [
+    "Bounds",
+    "Rescaling",
+    "longest",
+    "lower_bound",
+    "n_step",
+    "partial_returns",
+    "scheduled",
+    "unchanged",
+    "upper_bound",
+]
 
 
 def partial_returns(window, discount):
@@ -43,7 +53,7 @@ def partial_returns(window, discount):
     return returns, discounts, lengths
 
 
-def n_step(window, n, discount):
+def n_step(window, n, discount, *, longest=None):
     """Returns the n-step return, its discount and its length, column `n` of `partial_returns`.
 
     The target is `y = G + d * value(s_{t+m})`, after Sutton and Barto; no correction for off-policy actions.
@@ -52,13 +62,28 @@ def n_step(window, n, discount):
         window: `Steps` with fields `[B, T + 1, ...]`, `T` at least `n`.
         n: Steps of reward, at least 1.
         discount: gamma, in [0, 1].
+        longest: The largest n that there may be, where `n` is a tensor `[]` int32.
 
     Returns:
         `G` `[B]`, `d` `[B]` (gamma^m, or 0 after a termination) and `m` `[B]` int32, at most `n`.
     """
-    rows = window._replace(**{field: getattr(window, field)[:, : n + 1] for field in ("reward", "terminated", "valid")})
-    returns, discounts, lengths = partial_returns(rows, discount)
-    return returns[:, n], discounts[:, n], lengths[:, n]
+    end = (n if longest is None else longest) + 1
+    rows = window._replace(**{field: getattr(window, field)[:, :end] for field in ("reward", "terminated", "valid")})
+    columns = partial_returns(rows, discount)
+    return tuple(x[:, n] if longest is None else ops.take(x, n, axis=1) for x in columns)
+
+
+def longest(n_step):
+    """Returns the most steps of reward of `n_step`, an integer or a schedule, whose first number is its largest."""
+    return round(float(n_step(0))) if callable(n_step) else int(n_step)
+
+
+def scheduled(n_step, step):
+    """Returns `n` and `longest` as the function `n_step` takes them, at environment step `step` (`[]`)."""
+    if not callable(n_step):
+        return {"n": int(n_step)}
+    most = longest(n_step)
+    return {"n": ops.cast(ops.clip(ops.round(n_step(step)), 1, most), "int32"), "longest": most}
 
 
 @recorded

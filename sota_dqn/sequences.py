@@ -56,7 +56,7 @@ class SequenceLearner(Learner):
         sequences: A `Sequences`.
         target: A function `NextState -> [B]`.
         loss: A function `(target [B], q [B]) -> [B]`.
-        n_step: Steps of reward before the bootstrap.
+        n_step: Steps of reward before the bootstrap, or a schedule.
         discount: gamma, per environment step.
         rescaling: A `returns.Rescaling`, or None.
         bounds: A `returns.Bounds` without upper ones, or None.
@@ -181,8 +181,10 @@ class SequenceLearner(Learner):
             judged: `[B, L + H, A]`, the target model's.
             step: `[]` float32, environment steps so far.
         """
-        length, n = self.sequences.length, self.n_step
-        gained, discounts, taken = returns.n_step(self._windows(window, n), n, self.discount)  # [B L]
+        length = self.sequences.length
+        windows = self._windows(window, returns.longest(self.n_step))
+        current = returns.scheduled(self.n_step, step)
+        gained, discounts, taken = returns.n_step(windows, discount=self.discount, **current)  # [B L]
         after = ops.reshape(ops.arange(length, dtype="int32") + ops.reshape(taken, (-1, length)), (-1, length))
         num_actions = values.shape[-1]
         after = ops.repeat(ops.expand_dims(after, -1), num_actions, axis=-1)  # [B, L, A]

@@ -182,7 +182,12 @@ class TrainerBase(abc.ABC):
                 raise TypeError(f"{cls.__name__}.load() got an unexpected argument `{name}`.")
         arguments = snapshot.arguments_of(found, given)
         model = snapshot.load_model(found, custom_objects)
-        trainer = cls(arguments.pop("env"), model, **arguments)
+        try:
+            trainer = cls(arguments.pop("env"), model, **arguments)
+        except ValueError as error:
+            if not given:
+                raise
+            raise ValueError(f"The checkpoint {path} does not go with `{'`, `'.join(given)}`: {error}") from error
         try:
             restored = trainer._restore(found)
         except BaseException:

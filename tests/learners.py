@@ -5,6 +5,7 @@ import numpy as np
 
 from sota_dqn import losses, targets
 from sota_dqn.dqn import DQNLearner
+from sota_dqn.returns import longest
 from sota_dqn.types import Steps
 
 STREAMS, ROWS, CAPACITY = 2, 24, 64
@@ -35,7 +36,7 @@ def make_learner(model, replay, *, optimizer=None, observation=(3,), rows=None, 
         **changes,
     }
     bounds = settings["bounds"]
-    after = max(settings["n_step"], bounds.horizons + 1 if bounds else 0)
+    after = max(longest(settings["n_step"]), bounds.horizons + 1 if bounds else 0)
     streams, times = rows.reward.shape
     replay.build(
         streams,

@@ -561,7 +561,10 @@ def test_a_name_that_is_not_public(damaged):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"env": "Acrobot-v1"}, "does not match the preprocessed observations"),
+        (
+            {"env": "Acrobot-v1"},
+            "checkpoint .* does not go with `env`: .* does not match the preprocessed observations",
+        ),
         ({"num_envs": 3}, "`num_envs` must be that of the checkpoint .*, 2. Received: num_envs=3"),
         ({"replay": Replay(200)}, "was made with other arguments: replay_0 has shape"),
         ({"replay": Replay(100, sampler=samplers.Uniform()), "bounds": returns.Bounds(return_to_go=True)}, "replay_"),

@@ -13,7 +13,7 @@ import pytest
 import reference
 from learners import BATCH, CAPACITY, ROWS, STREAMS, UPDATES, linear_model, make_learner, one_row, random_rows
 
-from sota_dqn import Replay, layers, losses, samplers, schedules, targets
+from sota_dqn import Replay, backend, layers, losses, samplers, schedules, targets
 from sota_dqn.returns import Bounds, Rescaling
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "dqn.json"
@@ -37,7 +37,7 @@ class Oracle:
 
     def __init__(
         self, kernel, rows, *, target, n_step, discount, target_update, loss, penalty=None, bounds=None, returns=None,
-        prioritized=None, rate=0.1, rescaling=None,
+        prioritized=None, rate=0.1, rescaling=None, reach=0,
     ):  # fmt: skip
         # (h, its inverse)
         self.squash, self.unsquash = rescaling or (lambda x: x, lambda x: x)
@@ -46,7 +46,7 @@ class Oracle:
         self.target, self.n_step, self.discount = target, n_step, discount
         self.target_update, self.loss, self.penalty, self.bounds = target_update, loss, penalty, bounds
         self.rate, self.prioritized = rate, prioritized  # (alpha, beta, epsilon)
-        after = max(n_step, bounds.horizons + 1 if bounds else 0)
+        after = max(n_step, reach, bounds.horizons + 1 if bounds else 0)
         self.places = [
             (stream, time) for stream in range(STREAMS) for time in range(ROWS - after) if rows.valid[stream, time]
         ]
@@ -185,6 +185,11 @@ def test_update_agrees_with_the_oracle(name, n_step, target_update):
     check_against_oracle(settings, {"target": theirs})
 
 
+def test_a_schedule_of_n_steps_agrees_with_the_oracle():
+    settings = {"target": targets.double, "n_step": schedules.linear(5, 1, steps=1000), "target_update": 0.2}
+    check_against_oracle(settings, {"target": reference.double, "n_step": 3, "reach": 5})  # 3 at step 500
+
+
 def test_prioritized_update_agrees_with_the_oracle():
     sampler = samplers.Prioritized(0.7, schedules.linear(0.4, 0.8, steps=1000), epsilon=0.01)  # beta 0.6 at step 500
     settings = {"target": targets.double, "n_step": 3, "target_update": 0.2}
@@ -278,12 +283,16 @@ def test_without_a_target_model_there_is_no_second_copy():
     assert learner.target_variables == []
 
 
-def deep_learner(random, **changes):
-    """A learner with all that it can have, on random rows; its weights come from `random` alone."""
+def deep_learner(random, *, convolves=False, **changes):
+    """A learner with all that it can have, on random rows; its weights come from `random` alone.
+
+    `convolves` puts a convolution over all three features in the place of the first layer, which computes the same.
+    """
+    convolution = [keras.layers.Reshape((3, 1, 1)), keras.layers.Conv2D(6, (3, 1)), keras.layers.Flatten()]
     model = keras.Sequential(
         [
             keras.Input((3,)),
-            keras.layers.Dense(6),
+            *(convolution if convolves else [keras.layers.Dense(6)]),
             keras.layers.LayerNormalization(),
             keras.layers.Activation("relu"),
             layers.Dueling(3, units=4),
@@ -338,6 +347,14 @@ def test_fused_updates_equal_single_ones(traced):
     single = trace(deep_learner(np.random.default_rng(11), updates_per_call=1), calls=5 * UPDATES)
     for name, values in traced[1].items():
         np.testing.assert_allclose(values, single[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_convolutions_are_compiled_otherwise_and_learn_the_same(traced):
+    learner = deep_learner(np.random.default_rng(11), convolves=True)
+    assert learner.program.plan == backend.plan(convolutions=True)
+    for name, values in trace(learner, calls=5).items():
+        np.testing.assert_allclose(values, traced[1][name], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert learner.compilations() == 1
 
 
 def golden_settings():

@@ -11,7 +11,7 @@ import pytest
 import ray
 from test_actor_pool import check_rows, cut_rows, make_trainer, rows_of, wait_until
 
-from sota_dqn import DQNTrainer, RayActors
+from sota_dqn import DQNTrainer, RayActors, ray_actors
 from sota_dqn.callbacks import Callback
 
 
@@ -58,6 +58,19 @@ def test_steps_come_through_the_cluster_once_and_in_order(tmp_path, capsys):
     loaded = DQNTrainer.load(tmp_path / "kept", env=counting.Counting, actors=RayActors(3))
     assert loaded.steps == trainer.steps
     loaded.close()
+
+
+def test_what_the_learner_waits_for_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(ray_actors, "PATIENCE", 0.1)
+    cluster = ray_actors.Cluster(1, num_cpus=50, resources=None)
+    cluster.start(0, "never made")
+    cluster.collect(0, 8, 0)
+    for _ in range(4):
+        assert cluster.poll(0.1) == []
+    cluster.close()
+    said = capsys.readouterr().out
+    assert said.count("asks for {'num_cpus': 50} of a machine. The cluster has {") == 1
+    assert "'CPU': 2.0" in said
 
 
 def test_ray_is_not_there(monkeypatch):

@@ -10,7 +10,7 @@ from keras import layers, ops
 from runs import assert_same, make
 from test_dqn import returns_to_go
 
-from sota_dqn import DQNInference, DQNTrainer, Replay, Sequences, policies, returns, samplers
+from sota_dqn import DQNInference, DQNTrainer, Replay, Sequences, policies, returns, samplers, schedules
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.types import Steps
 
@@ -148,7 +148,7 @@ def expected_update(trainer, places, weights, initial):
     ("initial", "settings"),
     [
         ("stored", {}),
-        ("zero", {}),
+        ("zero", {"n_step": schedules.constant(N)}),
         ("stored", {"bounds": returns.Bounds(3, return_to_go=True)}),
         ("learned", {"bounds": returns.Bounds(1), "rescaling": returns.Rescaling()}),
     ],

@@ -8,7 +8,7 @@ import probes
 import pytest
 from gymnasium import spaces
 
-from sota_dqn import DQNTrainer, Replay, callbacks, policies, samplers
+from sota_dqn import DQNTrainer, Replay, callbacks, policies, samplers, schedules
 from sota_dqn.returns import Bounds
 
 CLOCK = ("steps_per_second", "updates_per_second", "seconds")
@@ -317,6 +317,7 @@ def test_a_model_that_is_none():
         {"batch_size": -8},
         {"n_step": 0},
         {"n_step": 1.5},
+        {"n_step": schedules.constant(0)},
         {"discount": 1.01},
         {"discount": -0.1},
         {"target_update": 0},

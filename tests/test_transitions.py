@@ -4,10 +4,14 @@ Rows go through the real actor, learner and replay, with small rings that wrap a
 compared with is made of the episodes' identities alone (see `environments.py`) and of the actions that were taken.
 """
 
+import functools
+
 import environments as counting
+import gymnasium
 import keras
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation
 from keras import ops
@@ -15,7 +19,7 @@ from logged_run import DISCOUNT, NUM_ENVS, Run, make_learner
 from transforms import evaluated
 
 from sota_dqn import DQNTrainer, Replay, returns, samplers
-from sota_dqn.environments import episode_seed
+from sota_dqn.environments import episode_seed, make_vector
 from sota_dqn.types import Steps
 
 ALL_MODES = list(AutoresetMode)
@@ -49,14 +53,24 @@ def test_vector_from_scratch(mode):
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
+def test_vector_entry_point(mode, monkeypatch):
+    make = functools.partial(counting.CountingVector, mode=mode)
+    spec = EnvSpec("Counted-v0", entry_point=counting.Counting, vector_entry_point=make)
+    monkeypatch.setitem(gymnasium.registry, "Counted-v0", spec)
+    vector = make_vector("Counted-v0", num_envs=NUM_ENVS, mode="vector_entry_point")
+    check_run(Run(vector, capacity=60, after=3), 80, 3)
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_async(mode):
     vector = AsyncVectorEnv([counting.Counting] * 2, context="spawn", autoreset_mode=mode)
-    run = Run(vector, capacity=36, after=3)
+    run, met = Run(vector, capacity=36, after=3), set()
     try:
         for _ in range(60):
             run.step()
-            run.check(3)
+            met |= run.check(3)
         assert (run.actor.count > 3 * 18).all()
+        assert {counting.terminates(identity) for identity in met} == {True, False}
     finally:
         run.environments.close()
 
