@@ -41,6 +41,10 @@ class Epoch:
         self._started = (time.perf_counter(), steps, updates)
         return self._until
 
+    def pause(self):
+        """Stops the clock in the middle of an epoch, which `begin` takes up again."""
+        self.seconds += time.perf_counter() - self._started[0]
+
     def episode(self, episode):
         """Takes note of an episode that ended."""
         self.returns.append(episode.episode_return)

@@ -218,6 +218,8 @@ class TrainerBase(abc.ABC):
                     logs = self.epoch.end(self.steps, self.updates, self.episodes, self._epsilon())
                 with self._clock("callbacks"):
                     listeners.on_epoch_end(number, logs)
+            else:
+                self.epoch.pause()
 
     def _tell_episode(self, number, episode, steps, on_episode_end):
         """Tells callbacks of an `Episode`, the run's `number`, that ended when `steps` had been made."""

@@ -47,6 +47,17 @@ def test_epoch_by_hand(now):
     assert epoch.end(40, 8, 3, 0.25)["seconds"] == 5.5
 
 
+def test_an_epoch_that_is_cut_keeps_its_time(now):
+    epoch = Epoch(())
+    epoch.begin(0, 0, 20)
+    now[0] += 3.0
+    epoch.pause()
+    now[0] += 50.0  # nobody trains
+    epoch.begin(8, 0, 20)
+    now[0] += 2.0
+    assert epoch.end(20, 0, 0, 0.0)["seconds"] == 5.0
+
+
 def test_epoch_by_policy(now):
     epoch = Epoch((), ("greedy", "random"))
     epoch.begin(0, 0, 20)
