@@ -10,7 +10,7 @@ from keras import layers, ops
 from runs import assert_same, make
 from test_dqn import returns_to_go
 
-from sota_dqn import DQNInference, DQNTrainer, Replay, Sequences, policies, returns, samplers, schedules
+from sota_dqn import DQNInference, DQNTrainer, Replay, Sequences, callbacks, policies, returns, samplers, schedules
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.types import Steps
 
@@ -211,7 +211,7 @@ def test_the_learned_state_is_trained_where_episodes_begin():
             assert numpy(found).any() == (BURN_IN <= time < BURN_IN + LENGTH)
 
 
-def test_a_learned_state_is_one_for_all(tmp_path, random):
+def test_a_learned_state_is_one_for_all(tmp_path, random, capsys):
     """Acting, evaluation and the checkpoint share it; a `.keras` file begins with zeros."""
     model = network()
     model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
@@ -219,7 +219,8 @@ def test_a_learned_state_is_one_for_all(tmp_path, random):
     sequences = Sequences(LENGTH, burn_in=0, period=2, initial_state="learned")
     trainer = build(model=model, sequences=sequences, replay=Replay(400))
     initial = trainer.learner.recurrent.initial
-    trainer.train(200, verbose=0)
+    trainer.train(200, verbose=0, callbacks=[callbacks.Evaluation(10_000, best_model=tmp_path / "best.keras")])
+    assert "best.keras begins episodes with zeros" in capsys.readouterr().out
     assert all(abs(numpy(variable)).max() > 1e-3 for variable in initial)
     assert trainer.learner.optimizer is model.optimizer
     for variable in initial:
