@@ -3,7 +3,7 @@
 To add a factor, add its levels to `FACTORS` and its default to `DEFAULTS`.
 """
 
-from sota_dqn import Replay, losses, returns, samplers, targets
+from sota_dqn import Replay, losses, returns, samplers, schedules, targets
 
 __all__ = ["DEFAULTS", "FACTORS", "variants"]
 
@@ -38,6 +38,7 @@ FACTORS = {
         "1": lambda: _trainer(n_step=1),
         "3": lambda: _trainer(n_step=3),
         "5": lambda: _trainer(n_step=5),
+        "5 to 1": lambda: _trainer(n_step=schedules.linear(5, 1, steps=100_000)),
     },
     "lower bound": {
         "off": lambda: _trainer(bounds=None),
