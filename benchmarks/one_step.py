@@ -89,8 +89,10 @@ def speed_table(records):
         found = select(records, task=task, backend=backend)
         speeds = [record["steps_per_second"] for record in select(found, what="speed")]
         compared = select(found, what="compare")
-        beside = median([record["threads"] / record["processes"] for record in compared])
-        machine = median([record["two_processes"] / record["one_process"] for record in compared])
+        beside, machine = (
+            median([record[over] / record[under] for record in compared]) if compared else None
+            for over, under in (("threads", "processes"), ("two_processes", "one_process"))
+        )
         cells = [render_number(median([speed[str(count)] for speed in speeds]), 0) for count in WORKERS]
         ratio = median([speed["2"] / speed["1"] for speed in speeds])
         rows.append([f"{task}, {backend}", *cells, *(render_number(value, 2) for value in (ratio, machine, beside))])
