@@ -170,7 +170,11 @@ def main():
     parser.add_argument("--games", nargs="+", choices=STEPS, default=list(PUBLISHED), help=f"default: {names}")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1, default %(default)s")
     parser.add_argument("--steps", type=int, help="environment steps of every game; default: the protocol's")
-    parser.add_argument("--n-step", type=int, help="in place of the default; the runs are rows of their own")
+    parser.add_argument(
+        "--n-step",
+        type=lambda text: int(text) if text.isdigit() else text,
+        help="in place of the default, 1 or 5-1/100000 (from 5 to 1 in so many steps); its runs are rows of their own",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, on equal shares of the cores")
     common.add_backend(parser, default="jax")
     options = parser.parse_args()

@@ -12,7 +12,7 @@ from benchmarks.learning import PACKAGES, Evaluations
 from benchmarks.process import report
 from benchmarks.tasks import EPISODES
 from examples.minatar.games import GAMES, Game
-from sota_dqn import DQNTrainer, callbacks
+from sota_dqn import DQNTrainer, callbacks, schedules
 
 EVALUATE_EVERY = 20_000  # environment steps
 
@@ -52,13 +52,20 @@ def train(game, *, seed, steps, evaluate_every=EVALUATE_EVERY, **settings):
     return trainer, evaluations.found
 
 
+def n_step_of(text):
+    """Returns the `n_step` of an argument: of `"3"` the number, of `"5-1/900"` a line from 5 to 1 in 900 steps."""
+    first, _, rest = text.partition("-")
+    final, _, steps = rest.partition("/")
+    return schedules.linear(int(first), int(final), steps=int(steps)) if rest else int(first)
+
+
 def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--game", choices=GAMES, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True, help="environment steps")
-    parser.add_argument("--n-step", type=int, help="in place of the default")
+    parser.add_argument("--n-step", type=n_step_of, help="in place of the default")
     options = parser.parse_args()
     game = Game(options.game)
     settings = {"n_step": options.n_step} if options.n_step else {}

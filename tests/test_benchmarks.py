@@ -275,6 +275,8 @@ def test_minatar_plan():
     ]
     options.n_step = 1
     assert all(run.key["n_step"] == 1 and run.command[-2:] == ["--n-step", "1"] for run in minatar.plan(options))
+    assert minatar_run.n_step_of("3") == 3
+    assert [minatar_run.n_step_of("5-1/100")(step) for step in (0, 50, 100)] == [5, 3, 1]
     assert sorted(minatar.STEPS) == sorted(GAMES)
 
 
