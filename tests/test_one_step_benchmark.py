@@ -34,13 +34,15 @@ def test_plan(monkeypatch, tmp_path):
         ("CartPole-v1", "q"),
         ("CartPole-v1", "sarsa"),
         ("Acrobot-v1", "dqn"),
-        (BREAKOUT, "q"),
+        (BREAKOUT, "5-step q"),
     }
     assert all(run.environment["KERAS_BACKEND"] == run.key["backend"] for run in runs)
     few = options(
         monkeypatch, tmp_path, "--parts", "learning", "--tasks", "CartPole-v1", "--seeds", "2", "--agents", "q"
     )
     assert {run.key["seed"] for run in few} == {0, 1} and len(few) == 4
+    (game,) = options(monkeypatch, tmp_path, "--parts", "game", "--game-n-step", "1", "--backend", "jax")
+    assert game.key["agent"] == "q" and "--n-step" not in game.command
 
 
 def test_results_are_written(tmp_path):
