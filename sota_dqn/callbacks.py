@@ -101,7 +101,8 @@ class Evaluation(Callback):
     def on_train_begin(self, logs=None):
         if self.best_model:
             check_writable(self.best_model)
-            if getattr(getattr(self.trainer.learner, "recurrent", None), "initial", None):
+            recurrent = getattr(getattr(self.trainer, "learner", None), "recurrent", None)
+            if recurrent is not None and recurrent.initial:
                 print(f"{self.best_model} begins episodes with zeros: the learned state is in checkpoints alone.")
         history = self.trainer.history
         self._steps = _reported_steps(history)
