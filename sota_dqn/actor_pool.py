@@ -203,9 +203,9 @@ class ActorPool:
         self.steps = step
         with clock("environment"):
             self._open() if self._transport is None else self._revive()
+        self._ask(self.last_step)  # before learning, which takes a while
         learned = learn()
         self._exchange_weights()
-        self._ask(self.last_step)
         since = time.perf_counter()
         with clock("environment"):
             messages = self._transport.poll(0 if learned else WAIT)

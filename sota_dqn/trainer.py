@@ -97,6 +97,7 @@ class Trainer(TrainerBase):
                 f"Argument `learning_starts` must be at least {ready} with {self.num_envs} environments and batches of "
                 f"{batch_size}. Received: learning_starts={learning_starts}"
             )
+        self._running: dict = {}  # what the newest call of updates will return
         self.pace = make_pace(self.actors, updates_per_step, self.updates_per_call, self.learning_starts)
         connect(self.actor, self.learner, self.policy, self._choice, self.random, pace=self.pace, chunk=self._chunk())
         self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))
@@ -183,6 +184,9 @@ class Trainer(TrainerBase):
             batches.begin(number)
             with self._clock("learn"):
                 learned = self.learner.learn(self.steps)
+                if self.actors is not None:  # or calls would queue up, and chunks wait until the last of them is done
+                    backend.wait(self._running)
+                    self._running = learned
             self.epoch.learned(learned)
             batches.learned(number, learned)
         return due

@@ -97,10 +97,12 @@ def test_acting_sees_what_the_replay_gives(case):
     valid = numpy(storage.valid.value)[:-1].reshape(4, 100)
     taken = numpy(storage.action.value)[:-1].reshape(4, 100)
     if case["recurrent"]:
-        states, values, begun = learner.recurrent.zeros(4), [], np.ones(4, bool)
+        recurrent = learner.recurrent
+        step = learner.program.compile(lambda seen, states, begun: recurrent.step(seen, recurrent.begin(states, begun)))
+        states, values, begun = recurrent.zeros(4), [], np.ones(4, bool)
         for time in range(100):
             packed = keras.tree.pack_sequence_as(model.input, [inputs[tensor.name][:, time] for tensor in model.inputs])
-            one, states = learner.recurrent.step(packed, learner.recurrent.begin(states, begun))
+            one, states = step(packed, states, begun)
             values.append(numpy(one))
             begun = valid[:, time] == 0
         best = np.stack(values, axis=1).argmax(axis=-1)

@@ -10,7 +10,18 @@ from keras import layers, ops
 from runs import assert_same, make
 from test_dqn import returns_to_go
 
-from sota_dqn import DQNInference, DQNTrainer, Replay, Sequences, callbacks, policies, returns, samplers, schedules
+from sota_dqn import (
+    DQNInference,
+    DQNTrainer,
+    Replay,
+    Sequences,
+    backend,
+    callbacks,
+    policies,
+    returns,
+    samplers,
+    schedules,
+)
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.types import Steps
 
@@ -54,13 +65,18 @@ def states_of(trainer, model):
     """Returns the state before every row of a model that has not changed since they were stored, `[E, T, units]`."""
     rows, recurrent = rows_of(trainer), Recurrent(model)
     streams, times = rows["valid"].shape
-    states = recurrent.zeros(streams)
+    program = backend.Program(model.variables, [], backend.plan(convolutions=False))
+
+    def step(observation, states, begun):
+        before = recurrent.begin(states, begun)
+        return before, recurrent.step(observation, before)[1]
+
+    step, states = program.compile(step), recurrent.zeros(streams)
     found = []
     begun = np.ones(streams, bool)
     for time in range(times):
-        states = recurrent.begin(states, begun)
-        found.append([numpy(state) for state in states])
-        _, states = recurrent.step(rows["observation"][:, time], states)
+        before, states = step(rows["observation"][:, time], states, begun)
+        found.append([numpy(state) for state in before])
         begun = rows["valid"][:, time] == 0
     return [np.stack(one, axis=1) for one in zip(*found, strict=True)]
 
