@@ -90,7 +90,7 @@ def speed_table(records):
         speeds = [record["steps_per_second"] for record in select(found, what="speed")]
         compared = select(found, what="compare")
         beside, machine = (
-            median([record[over] / record[under] for record in compared]) if compared else None
+            median([record[over] / record[under] for record in compared if over in record] or [None])
             for over, under in (("threads", "processes"), ("two_processes", "one_process"))
         )
         cells = [render_number(median([speed[str(count)] for speed in speeds]), 0) for count in WORKERS]

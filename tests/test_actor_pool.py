@@ -235,6 +235,20 @@ def test_actors_take_turns():
     assert counts[0] > 10
 
 
+def test_the_learner_keeps_pace_with_the_device(monkeypatch):
+    """Calls that only queue up would keep the chunks that arrive meanwhile waiting until the last of them is done."""
+    waited, called = [], []
+    monkeypatch.setattr(backend, "wait", waited.append)
+    trainer = make_trainer(actors=Actors(1, steps_per_update=(0, math.inf)))
+    learn = trainer.learner.learn
+    trainer.learner.learn = lambda step: called.append(learn(step)) or called[-1]
+    trainer.train(steps=400, verbose=0)
+    trainer.close()
+    assert len(called) > 5
+    running = [made for made in waited if made == {} or any(made is one for one in called)]
+    assert [id(made) for made in running[1:]] == [id(made) for made in called[:-1]]
+
+
 def soften(values):
     """An activation of the script's own."""
     return keras.ops.tanh(values)
