@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from sota_dqn.checks import check_id, check_positive
 from sota_dqn.types import recorded
 
-__all__ = ["Atari", "native"]
+__all__ = ["Atari", "is_game", "native"]
 
 GAME = "ale_py.env:AtariEnv"  # the entry point of the ids of games
 HEIGHT, WIDTH = 210, 160  # pixels of the screen
@@ -247,7 +247,12 @@ def native(env, *, raw):
             return env
         factory, arguments = env.recipe  # type: ignore[attr-defined]
         return factory(**{**arguments, "raw": raw})
-    return Atari(env, raw=raw) if isinstance(env, str) and _is_native(env) else env
+    return Atari(env, raw=raw) if is_game(env) else env
+
+
+def is_game(env):
+    """Returns whether `env`, as a user passes it, is an `Atari` or the id of a game with pictures."""
+    return isinstance(env, Atari) or isinstance(env, str) and _is_native(env)
 
 
 def _is_native(id):

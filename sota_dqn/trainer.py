@@ -5,13 +5,14 @@
 
 import abc
 import math
+import numbers
 
 import numpy as np
 
 from sota_dqn import backend, snapshot
 from sota_dqn.acting import connect, make_actor, make_pace
 from sota_dqn.actor_pool import as_actors
-from sota_dqn.atari import Atari, native
+from sota_dqn.atari import is_game, native
 from sota_dqn.checks import check_positive, check_seed
 from sota_dqn.choice import Choice
 from sota_dqn.mixtures import Selection
@@ -55,7 +56,7 @@ class Trainer(TrainerBase):
     ):
         check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size, report_every=report_every)
         check_positive(updates_per_call=updates_per_call, learning_starts=learning_starts)
-        if isinstance(updates_per_step, str) or not 0 < updates_per_step < math.inf:
+        if not isinstance(updates_per_step, numbers.Real) or not 0 < float(updates_per_step) < math.inf:
             raise ValueError(
                 f"Argument `updates_per_step` must be a number above 0. Received: updates_per_step={updates_per_step!r}"
             )
@@ -64,11 +65,9 @@ class Trainer(TrainerBase):
         self.updates_per_step = updates_per_step
         self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
         self.replay = Replay() if replay is None else replay
-        games = [native(one, raw=preprocess is not None) for one in (env, eval_env)]
-        if clip_rewards is None:
-            clip_rewards = isinstance(games[0], Atari)
+        clip_rewards = is_game(env) if clip_rewards is None else clip_rewards
         if vectorization_mode is None:
-            env, eval_env = games
+            env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
         super().__init__(env, model, eval_env=eval_env, frame_stack=frame_stack, report_every=report_every, seed=seed)
         self.actors = as_actors(actors)
         self.actor = make_actor(

@@ -140,10 +140,10 @@ class TrainerBase(abc.ABC):
         """
         check_positive(episodes=episodes)
         check_epsilon(epsilon)
-        if seed is not None:
-            check_seed(seed)
         if seed is None:
             self.evaluations += 1
+        else:
+            check_seed(seed)
         # Streams count from 0: no episode of training shares these seeds.
         seeds = episode_seeds([self.seed, 2**32 - 1, self.evaluations] if seed is None else [seed], episodes)
         self._evaluated.random = np.random.default_rng(seeds)

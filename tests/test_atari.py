@@ -108,6 +108,14 @@ def test_bad_options(settings, message):
         Atari(BREAKOUT, **settings)
 
 
+@pytest.mark.parametrize("env", [BREAKOUT, "Breakout-v4"])
+def test_a_game_that_gymnasium_steps_has_its_rewards_clipped_too(env):
+    model = keras.Sequential([keras.Input((210, 160, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)])
+    trainer = make_trainer(env, model, vectorization_mode="sync", replay=Replay(200))
+    assert trainer.actor.clip_rewards and trainer.actor.preprocess.shape == (210, 160, 3)
+    trainer.close()
+
+
 def test_what_is_no_game():
     with pytest.raises(ValueError, match="must be that of an Atari game with pictures. Received: id='CartPole-v1'"):
         Atari("CartPole-v1")
