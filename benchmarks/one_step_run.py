@@ -20,6 +20,7 @@ from sota_dqn import Atari, DQNInference, DQNTrainer, OneStepTrainer, backend, c
 
 EPSILON = 0.01  # of evaluations of the game: a greedy agent may never serve the ball
 WARM_UP = 100  # steps before the clock: the first update compiles
+STRETCH = 400  # steps between two looks at the clock, for which workers meet
 FRAME_STACK = 4
 RANDOM_GAMES = 100  # by which a random agent is measured
 
@@ -76,7 +77,7 @@ def measure(task, *, workers, rounds, seconds):
         for count, trainer in trainers.items():
             begun, before = time.perf_counter(), trainer.steps
             while time.perf_counter() - begun < seconds:
-                trainer.train(WARM_UP, verbose=0)
+                trainer.train(STRETCH, verbose=0)
             steps[count] += trainer.steps - before
             elapsed[count] += time.perf_counter() - begun
     for trainer in trainers.values():

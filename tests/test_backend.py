@@ -52,6 +52,18 @@ def test_a_program_takes_structures():
     assert (first.tolist(), second.tolist()) == ([4], [4])
 
 
+def test_a_program_returns_structures_whatever_the_order_of_names():
+    def function(given, empty):
+        assert empty == ()
+        return {"z": given["z"] * 2, "a": [given["a"] + 1, ()]}
+
+    call = backend.Program([], [], FUSED).compile(function)
+    for shift in (0, 10):
+        found = numpy(call({"z": np.float32(3 + shift), "a": np.float32([1])}, ()))
+        assert found["z"] == 6 + 2 * shift
+        assert (found["a"][0].tolist(), found["a"][1]) == ([2], ())
+
+
 def test_a_program_sees_what_is_assigned_outside():
     read = variable(1)
     call = backend.Program([read], [], FUSED).compile(lambda x: read.value * x)

@@ -25,18 +25,26 @@ class Program:
 
     def compile(self, function):
         """Returns `function` compiled: it takes arrays, may assign `writes`, and returns a structure of arrays."""
-        compiled = tf.function(function, jit_compile=self.plan.xla, autograph=False)
+        programs = {}  # by shapes and dtypes: TensorFlow binds arguments to a program more slowly than many a one runs
 
-        concrete = {}  # a call of these costs half of a call of `compiled`, which looks its own up more slowly
+        def trace(tensors, structure):
+            def flat(*values):
+                return function(*tf.nest.pack_sequence_as(structure, values))
+
+            compiled = tf.function(flat, jit_compile=self.plan.xla, autograph=False)
+            concrete = compiled.get_concrete_function(*tensors)
+            return concrete, concrete.inference_fn, concrete.captured_inputs
 
         def call(*arguments):
-            signature = tuple((array.shape, array.dtype) for array in tf.nest.flatten(arguments))
-            arguments = tf.nest.map_structure(_as_tensor, arguments)
-            if signature not in concrete:
-                concrete[signature] = compiled.get_concrete_function(*arguments)
-            return concrete[signature](*arguments)
+            arrays = tf.nest.flatten(arguments)
+            signature = tuple([(array.shape, array.dtype) for array in arrays])
+            tensors = [_as_tensor(array) for array in arrays]
+            if signature not in programs:
+                programs[signature] = trace(tensors, tf.nest.map_structure(lambda _: 0, arguments))
+            _, program, captured = programs[signature]
+            return program.call_preflattened(tensors + captured)
 
-        return Compiled(call, lambda: len(concrete))
+        return Compiled(call, lambda: len(programs))
 
     def repeat(self, function, inputs, names):
         """Calls `function(*inputs[i])`, which returns a float32 scalar for each of `names`, for every i along the first
