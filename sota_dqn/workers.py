@@ -1,13 +1,13 @@
 """Asynchronous workers: threads that step environments of their own and learn with shared weights.
 
 Threads, not processes: the emulator, the forward pass and the gradient release the interpreter's lock, and they are
-where the time of a game goes. On Breakout, on a machine with two cores, two threads made 0.76 (TensorFlow) and 0.81
-(JAX) of the steps of two processes that share nothing at the same time, and 1.5 and 2.5 times those of one
+where the time of a game goes. On Breakout, on a machine with two cores, two threads made 1.05 (TensorFlow) and 0.91
+(JAX) of the steps of two processes that share nothing at the same time, and 2.0 and 1.7 times those of one
 (`benchmarks/one_step.py`, a machine whose speed varies); that is with `backend.single_threaded`, without which threads
-wait in line for a pool that they share. On TensorFlow the interpreter's part of its calls is larger. Processes would
-pay for the difference with a second copy of the libraries and of the compiled programs, with ways for weights and
-gradients between them, and with environments that have to be pickled. Environments that are written in Python, such as
-classic control, take turns at the interpreter: there more workers explore more widely, and are no faster.
+wait in line for a pool that they share. Processes would pay for the difference with a second copy of the libraries and
+of the compiled programs, with ways for weights and gradients between them, and with environments that have to be
+pickled. Environments that are written in Python, such as classic control, take turns at the interpreter: there more
+workers explore more widely, and are no faster.
 """
 
 from typing import Any, NamedTuple
