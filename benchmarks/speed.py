@@ -4,6 +4,7 @@
 """
 
 import argparse
+import statistics
 
 import keras
 import numpy as np
@@ -17,6 +18,8 @@ BATCH_SIZE = {"mlp": 64, "nature": 32, "lstm": 32}
 UPDATES_MEASURED = {"mlp": 512, "nature": 16, "lstm": 64}  # between two looks at the clock
 LEAVES = 2**20
 PAIRS = 64  # of sampling and updating, in one compiled call
+CAPACITIES = 10_000, 1_000_000  # that are compared
+TURN = 0.5  # seconds of each of them before the other
 MATRIX = 2048  # rows and columns of the matrices whose product is what this processor can do
 
 
@@ -83,6 +86,24 @@ def updates_per_second(*, capacity, updates_per_call, seconds, net):
     return calls * updates_per_call / rate(lambda: learn(trainer, calls), seconds=seconds)
 
 
+def capacities(*, small, large, updates_per_call, seconds):
+    """Returns the updates per second at two capacities and their ratio, the larger over the smaller.
+
+    Both are measured in this process, in turns, and the ratio is the median of those of neighbouring turns.
+    """
+    trainers = [filled_trainer(capacity=capacity, updates_per_call=updates_per_call) for capacity in (small, large)]
+    calls = max(1, UPDATES_MEASURED["mlp"] // updates_per_call)
+    turns = [
+        [
+            calls * updates_per_call / rate(lambda trainer=trainer: learn(trainer, calls), seconds=TURN)
+            for trainer in trainers
+        ]
+        for _ in range(max(3, round(seconds / TURN)))
+    ]
+    rates = [statistics.median(column) for column in zip(*turns, strict=True)]
+    return {"updates_per_second": rates, "ratio": statistics.median([after / before for before, after in turns])}
+
+
 def matrix_gflops(*, seconds):
     """Returns the rate of a product of two matrices of 2048 by 2048, float32, in 10^9 operations a second."""
     matrix = np.random.default_rng(0).random((MATRIX, MATRIX), dtype="float32")
@@ -112,9 +133,10 @@ def sum_tree_microseconds(*, seconds):
 def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["update", "sum_tree"])
+    parser.add_argument("what", choices=["update", "capacities", "sum_tree"])
     parser.add_argument("--net", choices=BATCH_SIZE, default="mlp")
     parser.add_argument("--capacity", type=int, default=100_000, help="rows, all of them filled")
+    parser.add_argument("--large", type=int, default=CAPACITIES[1], help="the larger of two that are compared")
     parser.add_argument("--updates-per-call", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure")
     options = parser.parse_args()
@@ -129,6 +151,9 @@ def main():
         }
         if options.net == "nature":
             result["matrix_gflops"] = matrix_gflops(seconds=1.0)
+    elif options.what == "capacities":
+        sizes = {"small": min(CAPACITIES[0], options.large), "large": options.large}
+        result = capacities(**sizes, updates_per_call=options.updates_per_call, seconds=options.seconds)
     else:
         result = {"microseconds": sum_tree_microseconds(seconds=options.seconds)}
     report(result, packages=(*PACKAGES, keras.config.backend()))

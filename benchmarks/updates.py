@@ -31,9 +31,9 @@ PATHS = (  # read in `recurrent.py` and in Keras 3.15
 # Of one update, double, batch 32: a forward pass on the states, their gradient, two forward passes on the next states.
 NATURE_GFLOP = 2.78
 CAPACITY = 100_000
-SMALL, LARGE = 10_000, 1_000_000
+LARGE = 1_000_000
 UPDATES_PER_CALL = {"mlp": (1, 32, 64), "nature": (1, 8), "lstm": (1, 8, 32)}
-FUSED = 32  # updates per call in the comparison of capacities
+FUSED = 32  # updates per call in the comparison of two capacities
 PEER = {"what": "update", "agent": "stable-baselines3", "backend": "torch", "updates_per_call": 1}
 
 
@@ -52,8 +52,7 @@ def configurations(options):
             keys.append({**PEER, "capacity": options.capacity})
         if options.net != "mlp":
             continue
-        for capacity in (SMALL, options.large):
-            keys.append(ours("update", backend, updates_per_call=FUSED, capacity=capacity))
+        keys.append(ours("capacities", backend, updates_per_call=FUSED, large=options.large))
         keys.append(ours("sum_tree", backend))
     return [key for i, key in enumerate(keys) if key not in keys[:i]]
 
@@ -65,8 +64,8 @@ def command(key, options, peer):
         capacity = ["--capacity", str(key["capacity"])]
         return [peer, "-m", "benchmarks.peers.sb3_updates", "--net", options.net, *capacity, *seconds]
     command = [sys.executable, "-m", "benchmarks.speed", key["what"], "--net", options.net, *seconds]
-    if key["what"] == "update":
-        command += ["--capacity", str(key["capacity"]), "--updates-per-call", str(key["updates_per_call"])]
+    for name in ("capacity", "large", "updates_per_call"):
+        command += [f"--{name.replace('_', '-')}", str(key[name])] if name in key else []
     return command
 
 
@@ -125,12 +124,12 @@ def capacity_table(records, options):
     """Returns the table of updates per second at a small and a large capacity."""
     rows = []
     for backend in common.backends(options.backend):
-        small, large = (
-            statistics.median(values(records, ours("update", backend, updates_per_call=FUSED, capacity=capacity)))
-            for capacity in (SMALL, options.large)
-        )
-        rows.append([backend, render_number(small, 0), render_number(large, 0), render_number(large / small, 2)])
-    header = ["backend", f"updates/s at {SMALL:,}", f"updates/s at {options.large:,}", "ratio"]
+        found = select(records, **ours("capacities", backend, updates_per_call=FUSED, large=options.large))
+        rates = [statistics.median(column) for column in zip(*(r["updates_per_second"] for r in found), strict=True)]
+        ratios = [record["ratio"] for record in found]
+        cells = (statistics.median(ratios), min(ratios), max(ratios))
+        rows.append([backend, *(render_number(x, 0) for x in rates), *(render_number(x, 2) for x in cells)])
+    header = ["backend", "updates/s at 10,000", f"updates/s at {options.large:,}", "ratio, median", "least", "most"]
     return render_table(header, rows)
 
 
@@ -147,7 +146,7 @@ def write(records, options):
     if options.net == "mlp":
         trees = [[b, *spread(values(records, ours("sum_tree", b)))] for b in common.backends(options.backend)]
         parts += [
-            f"## Capacity\n\nThe same update, {FUSED} per call.\n",
+            f"## Capacity\n\nThe same update, {FUSED} per call, both capacities in turns in one process.\n",
             capacity_table(records, options),
             "## Sum tree\n\n2^20 leaves: drawing 64 and writing 64, in a fused loop of 64 such pairs.\n",
             render_table(["backend", "µs a pair, median", "least", "most"], trees),

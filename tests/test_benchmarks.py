@@ -315,6 +315,14 @@ def test_share_of_what_the_processor_can_do():
     assert "| jax | 8 | 56 | 50 % |" in updates.share_table(records, argparse.Namespace(backend="jax"))
 
 
+def test_capacities_are_compared_by_the_ratio_of_neighbouring_turns():
+    key = updates.ours("capacities", "jax", updates_per_call=updates.FUSED, large=updates.LARGE)
+    found = [([100.0, 90.0], 0.9), ([400.0, 200.0], 0.6), ([200.0, 160.0], 0.8)]
+    records = [record(**key, updates_per_second=rates, ratio=ratio) for rates, ratio in found]
+    table = updates.capacity_table(records, argparse.Namespace(backend="jax", large=updates.LARGE))
+    assert "| jax | 200 | 160 | 0.80 | 0.60 | 0.90 |" in table
+
+
 def test_updates_of_an_lstm_have_no_peer_and_say_their_path(tmp_path, capsys):
     options = argparse.Namespace(
         backend="both", capacity=100, peers=False, net="lstm", repetitions=1, seconds=1.0, results=tmp_path
