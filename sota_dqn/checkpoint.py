@@ -25,7 +25,7 @@ from sota_dqn.version import __version__
 
 __all__ = ["Checkpoint", "check_directory", "decode", "encode", "load_model", "save"]
 
-FORMAT = 2
+FORMAT = 3
 MODULES = (
     "actor_pool",
     "atari",

@@ -143,14 +143,13 @@ class Replay:
         self.storage.write_states(rows, states)
         self.sampler.retire(self.storage.shift(rows, self.before))
         complete = self.storage.shift(rows, -self.after)
-        valid = backend.read_rows(self.storage.valid, complete)
         drawn = ops.logical_and(complete != self.storage.bin, self.storage.starts(complete))
-        valid = ops.where(drawn, ops.cast(valid, "float32"), 0.0)
+        valid = ops.where(drawn, self.storage.read(complete).valid, 0.0)
         self.sampler.admit(complete, valid, None if isinstance(td_error, tuple) else td_error)
 
     def cut(self, rows):
         """Ends the episodes whose newest rows are `rows` (`[S]` int32) there, whatever is written after them."""
-        backend.write_rows(self.storage.valid, rows, ops.zeros(ops.shape(rows), "uint8"))
+        self.storage.cut(rows)
 
     def set_returns(self, rows, returns):
         """Stores the returns to go (`[M]` float32) of the rows of an episode that terminated (`[M]` int32)."""
@@ -191,7 +190,7 @@ class Replay:
 
     def _check_memory(self, num_streams, rows_per_stream, shape, dtype, more):
         """Returns the bytes of the rows, and raises MemoryError where the device says that it cannot hold them."""
-        row = math.prod(shape) * _itemsize(dtype) + 4 + 4 + 1 + 1 + more + 5  # and its share of the sum tree
+        row = math.prod(shape) * _itemsize(dtype) + 16 + more + 5  # its record, and its share of the sum tree
         needed = row * num_streams * rows_per_stream
         available = backend.memory_available(host=self.on_host)
         if available is not None and needed > available:

@@ -13,8 +13,14 @@ from sota_dqn.types import Steps
 __all__ = ["Storage", "merge_frames"]
 
 
+FIELDS = "action", "reward", "terminated", "valid"  # what `Storage.record` holds of a row, in this order
+
+
 class Storage:
     """Rows of several streams in `keras.Variable`s; the observations in host memory where the device is too small.
+
+    What a row holds beside its observation lies together in `record`, `[N, 4]` float32, so that a window of rows is one
+    or two lines of the processor's cache. Actions are exact up to 2^24 there.
 
     Row `t` of stream `e` is stored at `e * rows_per_stream + t % rows_per_stream`. One more place behind the last takes
     whatever pads a chunk to its fixed size; nothing reads it.
@@ -58,10 +64,7 @@ class Storage:
             return backend.make_rows((self.bin + 1, *shape), dtype, f"replay_{name}", **where)
 
         self.observation = field("observation", observation_dtype, observation_shape, host=host)
-        self.action = field("action", "int32")
-        self.reward = field("reward", "float32")
-        self.terminated = field("terminated", "uint8")
-        self.valid = field("valid", "uint8")
+        self.record = field("record", "float32", (len(FIELDS),))
         self.return_to_go = field("return_to_go", "float32") if return_to_go else None
         self.state = [
             backend.make_rows((self.bin // period + 1, *shape), dtype, f"replay_state_{i}")
@@ -72,7 +75,7 @@ class Storage:
     @property
     def variables(self):
         """All variables, observations first."""
-        fields = [self.observation, self.action, self.reward, self.terminated, self.valid, self.count, *self.state]
+        fields = [self.observation, self.record, self.count, *self.state]
         return fields if self.return_to_go is None else [*fields, self.return_to_go]
 
     def places(self, streams, times):
@@ -85,9 +88,9 @@ class Storage:
 
     def write(self, rows, steps, count):
         """Writes `steps` (`[M, ...]`) to `rows` (`[M]`) and sets the streams' `count` (`[E]`)."""
-        for name, values in steps._asdict().items():
-            variable = getattr(self, name)
-            backend.write_rows(variable, rows, ops.cast(values, variable.dtype))
+        backend.write_rows(self.observation, rows, ops.cast(steps.observation, self.observation.dtype))
+        record = [ops.cast(getattr(steps, name), "float32") for name in FIELDS]
+        backend.write_rows(self.record, rows, ops.stack(record, axis=-1))
         if self.return_to_go is not None:
             backend.write_rows(self.return_to_go, rows, ops.full(ops.shape(rows), -float("inf"), "float32"))
         self.count.assign(count)
@@ -123,13 +126,13 @@ class Storage:
 
     def read(self, rows):
         """Returns `Steps` at `rows` (`[...]`), without the observations: those are large, and `observe` reads them."""
-        return Steps(
-            observation=None,
-            action=backend.read_rows(self.action, rows),
-            reward=backend.read_rows(self.reward, rows),
-            terminated=backend.read_rows(self.terminated, rows),
-            valid=backend.read_rows(self.valid, rows),
-        )
+        action, reward, terminated, valid = ops.unstack(backend.read_rows(self.record, rows), axis=-1)
+        return Steps(None, ops.cast(action, "int32"), reward, terminated, valid)
+
+    def cut(self, rows):
+        """Makes `rows` (`[S]` int32) the last of their episodes, without an outcome."""
+        column = ops.full_like(rows, FIELDS.index("valid"))
+        backend.write_rows(self.record, ops.stack([rows, column], axis=-1), ops.zeros(ops.shape(rows), "float32"))
 
     def connected(self, rows, length, *, through_terminations=False):
         """Returns which of the `length` rows before each of `rows` belong to the same episode and are still stored.
@@ -144,9 +147,8 @@ class Storage:
             `[B, length]` float32, oldest first: 1 where that row and all between it and the given one belong together.
         """
         past = self.neighbours(rows, -length, -1)
-        same = ops.cast(backend.read_rows(self.valid, past), "float32")
-        if not through_terminations:
-            same = same * (1.0 - ops.cast(backend.read_rows(self.terminated, past), "float32"))
+        steps = self.read(past)
+        same = steps.valid if through_terminations else steps.valid * (1.0 - steps.terminated)
         count = ops.expand_dims(backend.read_rows(self.count, rows // self.rows_per_stream), -1)
         age = (count - 1 - ops.expand_dims(rows, -1)) % self.rows_per_stream  # 0 for the newest row of the stream
         stored = age + ops.arange(length, 0, -1, dtype="int32") < ops.minimum(count, self.rows_per_stream)
@@ -157,8 +159,8 @@ class Storage:
         """Returns the actions and rewards before `rows` (`[B]`), and where there are none: three of `[B]`, the last
         bool, where a row is an episode's first."""
         begun = self.connected(rows, 1, through_terminations=True)[:, 0] == 0
-        before = self.shift(rows, -1)
-        return backend.read_rows(self.action, before), backend.read_rows(self.reward, before), begun
+        before = self.read(self.shift(rows, -1))
+        return before.action, before.reward, begun
 
     def observe(self, rows):
         """Returns the observations at `rows` (`[B]`) as the model sees them, frame stacks included: `[B, *O]`."""

@@ -21,8 +21,8 @@ class Steps(NamedTuple):
     observation: Any  # [..., *O], the dtype that preprocessing returns
     action: Any  # [...] int32, counted from 0
     reward: Any  # [...] float32, what arrived after the action
-    terminated: Any  # [...] uint8, 1 where the value of what follows is zero
-    valid: Any  # [...] uint8, 0 on the final observation of an episode
+    terminated: Any  # [...] 1 where the value of what follows is zero
+    valid: Any  # [...] 0 on the final observation of an episode
 
 
 class Sample(NamedTuple):

@@ -45,8 +45,8 @@ def make_trainer(env=counting.Counting, *, actors, num_envs=NUM_ENVS, replay=Non
 def rows_of(trainer):
     """Every row of every stream so far, in order: lists of (observation, action, reward, terminated, valid)."""
     storage = trainer.replay.storage
-    names = ("observation", "action", "reward", "terminated", "valid")
-    fields = [keras.ops.convert_to_numpy(getattr(storage, name)) for name in names]
+    steps = storage.read(np.arange(storage.bin, dtype="int32"))._replace(observation=storage.observation.value[:-1])
+    fields = [keras.ops.convert_to_numpy(values) for values in steps]
     count = keras.ops.convert_to_numpy(storage.count).tolist()
     streams = []
     for stream, number in enumerate(count):

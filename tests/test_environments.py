@@ -378,6 +378,7 @@ def test_environments_of_envpool():
     trainer.actor.flush()
     storage = trainer.replay.storage
     count = int(keras.ops.convert_to_numpy(storage.count.value)[0])
-    terminated, valid = (keras.ops.convert_to_numpy(x.value)[: count - 1] for x in (storage.terminated, storage.valid))
+    steps = storage.read(np.arange(count - 1, dtype="int32"))
+    terminated, valid = (keras.ops.convert_to_numpy(x) for x in (steps.terminated, steps.valid))
     assert terminated.any()
     np.testing.assert_array_equal(valid[1:][terminated[:-1] == 1], 0)  # after each end its final observation

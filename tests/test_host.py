@@ -103,7 +103,7 @@ def test_dtypes(dtype):
 def test_more_than_the_host_has(accelerator, monkeypatch):
     monkeypatch.setattr(backend, "memory_available", lambda host=False: 300 if host else 10**9)
     settings = dict(observation_shape=(), observation_dtype="uint8", after=1)
-    with pytest.raises(MemoryError, match=r"the host has 0.00 GB left. About 16 rows would fit. Received"):
+    with pytest.raises(MemoryError, match=r"the host has 0.00 GB left. About 12 rows would fit. Received"):
         Replay(100, device="cpu").build(1, **settings)
     monkeypatch.setattr(backend, "memory_available", lambda host=False: 10**9 if host else 300)
     with pytest.raises(MemoryError, match=r"the device has .* host memory: Replay\(..., device='cpu'\). Received"):

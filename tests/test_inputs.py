@@ -50,9 +50,8 @@ def previous_of(trainer, clip):
     """Returns the action one-hot and the reward before every row, `[E, T, ...]`, found row by row."""
     storage = trainer.replay.storage
     shape = storage.num_streams, storage.rows_per_stream
-    action, reward, valid = (
-        numpy(variable.value)[:-1].reshape(shape) for variable in (storage.action, storage.reward, storage.valid)
-    )
+    steps = storage.read(np.arange(storage.bin, dtype="int32").reshape(shape))
+    action, reward, valid = (numpy(values) for values in (steps.action, steps.reward, steps.valid))
     actions, rewards = np.zeros((*shape, NUM_ACTIONS), "float32"), np.zeros((*shape, 1), "float32")
     for stream in range(shape[0]):
         for time in range(1, shape[1]):
@@ -94,8 +93,8 @@ def test_acting_sees_what_the_replay_gives(case):
     inputs = {name: part.reshape(4, 100, *part.shape[1:]) for name, part in inputs.items()}
     for name in case.get("names", expected):
         np.testing.assert_array_equal(inputs[name][written], expected[name][written])
-    valid = numpy(storage.valid.value)[:-1].reshape(4, 100)
-    taken = numpy(storage.action.value)[:-1].reshape(4, 100)
+    steps = storage.read(np.arange(400, dtype="int32").reshape(4, 100))
+    valid, taken = numpy(steps.valid), numpy(steps.action)
     if case["recurrent"]:
         recurrent = learner.recurrent
         step = learner.program.compile(lambda seen, states, begun: recurrent.step(seen, recurrent.begin(states, begun)))

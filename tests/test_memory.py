@@ -12,7 +12,7 @@ import pytest
 from sota_dqn import Replay, samplers
 
 ROWS = 40_000
-ROW = 84 * 84 + 10 + 5  # bytes: a picture, its action, reward and flags, and its share of the sum tree
+ROW = 84 * 84 + 16 + 5  # bytes: a picture, its action, reward and flags, and its share of the sum tree
 
 
 def test_stored_bytes():

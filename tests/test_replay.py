@@ -185,13 +185,13 @@ def test_bad_capacity(capacity, error, message):
 
 @pytest.mark.skipif(backend.memory_available() is None, reason="the device does not tell")
 def test_more_than_the_device_has():
-    # (2 * 4 bytes of observation + 15) * 10^12
-    with pytest.raises(MemoryError, match=r"A replay of 1,000,000,000,000 rows needs 23000.00 GB and the device has "):
+    # (2 * 4 bytes of observation + 21) * 10^12
+    with pytest.raises(MemoryError, match=r"A replay of 1,000,000,000,000 rows needs 29000.00 GB and the device has "):
         build(capacity=10**12)
 
 
 def test_what_would_fit(monkeypatch):
-    monkeypatch.setattr(backend, "memory_available", lambda **where: 230_000)
+    monkeypatch.setattr(backend, "memory_available", lambda **where: 290_000)
     message = (
         "A replay of 20,000 rows needs 0.00 GB and the device has 0.00 GB left. About 9,000 rows would fit. "
         "Received: capacity=20000"
@@ -203,7 +203,7 @@ def test_what_would_fit(monkeypatch):
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "row"),
-    [((), "bool", 16), ((84, 84), "uint8", 84 * 84 + 15), ((3,), "float16", 21), ((2,), "bfloat16", 19)],
+    [((), "bool", 22), ((84, 84), "uint8", 84 * 84 + 21), ((3,), "float16", 27), ((2,), "bfloat16", 25)],
 )
 def test_the_bytes_of_a_row(monkeypatch, shape, dtype, row):
     monkeypatch.setattr(backend, "memory_available", lambda **where: row * 20)
@@ -221,6 +221,6 @@ def test_memory_that_the_device_does_not_tell(monkeypatch):
 
     monkeypatch.setattr(backend, "memory_available", lambda **where: None)
     monkeypatch.setattr("sota_dqn.replay.Storage", full)
-    message = "A replay of 10,000,000 rows needs 0.23 GB, more than the device has left. Received: capacity=10000000"
+    message = "A replay of 10,000,000 rows needs 0.29 GB, more than the device has left. Received: capacity=10000000"
     with pytest.raises(MemoryError, match=message):
         build(capacity=10_000_000)

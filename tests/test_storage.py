@@ -73,7 +73,7 @@ def test_what_is_written_is_read():
 
 
 def test_variables():
-    assert len(make().variables) == 6
+    assert len(make().variables) == 3
     storage = make(return_to_go=True)
     assert [variable.path for variable in storage.variables][-1].endswith("return_to_go")
     storage.write(np.array([3], "int32"), steps_of([1.0]), np.array([4, 0], "int32"))
