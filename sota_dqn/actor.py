@@ -101,9 +101,16 @@ class Actor:
         Returns:
             How many environment steps were made, and the `Episode`s that ended.
         """
+        remembers = getattr(self.choice, "remembers", False)
+        before = self.choice.memory if remembers else None
         with clock("act"):
             actions = self.choose(step)
-        learn()
+        if remembers:  # a checkpoint written while it learns, or after an error there, is of before these actions
+            after, self.choice.memory = self.choice.memory, before
+            learn()
+            self.choice.memory = after
+        else:
+            learn()
         with clock("idle"):
             actions = ops.convert_to_numpy(actions)
         with clock("environment"):
@@ -329,7 +336,7 @@ class Actor:
             self._rewards[stream] = []
 
     def _check(self, reward, observation, final, begun):
-        """Raises ValueError where a number is NaN. Step 0 of an episode is its first observation."""
+        """Raises ValueError where a number is not finite. Step 0 of an episode is its first observation."""
         made = self.environments.episodes - begun, self.lengths + 1  # episode and step that have just been made
         now = self.environments.episodes, np.where(begun, 0, self.lengths + 1)
         for what, values, (episodes, steps) in (
@@ -337,10 +344,11 @@ class Actor:
             ("observation", final, made),
             ("observation", observation, now),
         ):
-            if values is None or values.dtype.kind != "f" or not np.isnan(values).any():
+            if values is None or values.dtype.kind != "f" or np.isfinite(values).all():
                 continue
-            stream = int(np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))[0])
+            stream = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
+            kind = "NaN" if np.isnan(values[stream]).any() else "infinite"
             raise ValueError(
-                f"The {what} of environment {self.environments.first + stream} is NaN at step {int(steps[stream])} of "
-                f"its episode {int(episodes[stream])}. The steps before it are kept."
+                f"The {what} of environment {self.environments.first + stream} is {kind} at step {int(steps[stream])} "
+                f"of its episode {int(episodes[stream])}. The steps before it are kept."
             )

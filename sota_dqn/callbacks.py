@@ -69,7 +69,8 @@ class Evaluation(Callback):
     """Evaluates at regular steps, keeps the best model, and ends the training when the task is solved.
 
     Puts `eval_return` and `eval_length` (means over the episodes) into the logs of every epoch: NaN before the first
-    evaluation, then those of the last one. In a resumed run it goes on with what the history tells.
+    evaluation, then those of the last one; and `evaluations`, how many there were. In a resumed run it goes on with
+    what the history tells.
 
     Args:
         evaluate_every: Total environment steps. An evaluation takes place at the end of the epoch in which a multiple
@@ -108,8 +109,9 @@ class Evaluation(Callback):
         self._steps = _reported_steps(history)
         self._known = {name: _last(history, name) for name in ("eval_return", "eval_length")}
         self.best, self._in_a_row = -math.inf, 0
-        for value in _evaluations(history, self.evaluate_every):
+        for value in _evaluations(history):
             self._count(value)
+        self._known["evaluations"] = _number(_last(history, "evaluations"), 0.0)
         if self.best_model and not pathlib.Path(self.best_model).exists():
             self.best = -math.inf  # the best model of the run so far is not there: any is better than none
 
@@ -118,7 +120,9 @@ class Evaluation(Callback):
         if _passed(self._steps, steps, self.evaluate_every):
             found = self.trainer.evaluate(episodes=self.episodes, epsilon=self.epsilon)
             value = float(found["return_mean"])
-            self._known = {"eval_return": value, "eval_length": sum(found["lengths"]) / len(found["lengths"])}
+            made = self._known["evaluations"] + 1.0
+            length = sum(found["lengths"]) / len(found["lengths"])
+            self._known = {"eval_return": value, "eval_length": length, "evaluations": made}
             if value > self.best and self.best_model:
                 with replacing(self.best_model) as path:
                     self.model.save(path)
@@ -184,6 +188,9 @@ class LearningCurve(Callback):
         self.title = title
         self._drawn = -math.inf
 
+    def on_train_begin(self, logs=None):
+        check_writable(self.path)
+
     def on_epoch_end(self, epoch, logs=None):
         if monotonic() - self._drawn >= self.every:
             self._draw()
@@ -199,8 +206,8 @@ class LearningCurve(Callback):
 class RunLog(Callback):
     """Keeps a run's settings and curves in `run.json`, for `python -m sota_dqn.plot` to compare it with others.
 
-    The file holds `run` (an id that a resumed run keeps), `settings`, `model` (name and parameters) and `history`, the
-    logs of every epoch by name, None for NaN.
+    The file holds `run` (an id that a resumed run keeps), `settings`, `model` (name, parameters, optimizer, loss) and
+    `history`, the logs of every epoch by name, None for NaN.
 
     Args:
         directory: Of the run. A run of another id in it is an error: it would be lost.
@@ -214,16 +221,21 @@ class RunLog(Callback):
         self.path = pathlib.Path(directory) / "run.json"
         self.every = every
         self._written = -math.inf
+        self._optimizer: dict[str, str] = {}
 
     def on_train_begin(self, logs=None):
         check_writable(self.path)
+        optimizer = self.trainer.model.optimizer
+        self._optimizer = {name: str(value) for name, value in optimizer.get_config().items()}
         if self.path.exists():
             try:
-                found = json.loads(self.path.read_text())["run"]
+                found = json.loads(self.path.read_text())
+                run, model = found["run"], found["model"]
             except (ValueError, KeyError, TypeError):
-                found = None
-            if found != self.trainer.run:
+                run, model = None, {}
+            if run != self.trainer.run:
                 raise ValueError(f"{self.path} is of another run, which would be lost. Choose another directory.")
+            self._optimizer = model.get("optimizer", self._optimizer)  # as it began: a schedule may have changed it
 
     def on_epoch_end(self, epoch, logs=None):
         if monotonic() - self._written >= self.every:
@@ -235,7 +247,12 @@ class RunLog(Callback):
     def _write(self):
         trainer = self.trainer
         history = {name: [_number(value) for value in values] for name, values in trainer.history.items()}
-        model = {"name": trainer.model.name, "parameters": trainer.model.count_params()}
+        model = {
+            "name": trainer.model.name,
+            "parameters": trainer.model.count_params(),
+            "optimizer": self._optimizer,
+            "loss": _name_of(trainer.model.loss),
+        }
         record = {"run": trainer.run, "settings": trainer.settings, "model": model, "history": history}
         with replacing(self.path) as path:
             path.write_text(json.dumps(record, default=float) + "\n")
@@ -327,13 +344,13 @@ def _passed(before, after, every):
     return after // every > before // every
 
 
-def _evaluations(history, every):
+def _evaluations(history):
     """Yields the results of the evaluations in `history`, whose other epochs repeat the last one."""
     before = 0
-    for steps, value in zip(history.get("steps", ()), history.get("eval_return", ()), strict=False):
-        if _passed(before, steps, every) and not math.isnan(value):
+    for made, value in zip(history.get("evaluations", ()), history.get("eval_return", ()), strict=False):
+        if made > before:  # which NaN is not
             yield value
-        before = steps
+            before = made
 
 
 def _reported_steps(history):
@@ -352,6 +369,11 @@ def _number(value, default=None):
         return value if math.isfinite(value) else default
     except TypeError:
         return default
+
+
+def _name_of(loss):
+    """Returns what a model's loss is called."""
+    return loss if loss is None or isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
 
 
 def _duration(seconds):

@@ -7,7 +7,7 @@ import numbers
 import gymnasium
 import numpy as np
 
-__all__ = ["check_epsilon", "check_id", "check_positive", "check_seed"]
+__all__ = ["check_distinct", "check_epsilon", "check_id", "check_positive", "check_seed"]
 
 
 def check_positive(**numbers):
@@ -29,6 +29,15 @@ def check_seed(seed):
     """Raises ValueError unless a run's seed is an integer of at least 0."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"Argument `seed` must be an integer of at least 0. Received: seed={seed!r}")
+
+
+def check_distinct(envs):
+    """Raises ValueError where two environments are one."""
+    if len({id(env.unwrapped) for env in envs}) < len(envs):
+        raise ValueError(
+            "An environment's callable must make a new one at every call, and this one returns the same again: pass "
+            "the id, or a callable such as `lambda: gymnasium.make(...)`."
+        )
 
 
 def check_id(env):

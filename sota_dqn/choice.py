@@ -62,6 +62,15 @@ class Choice:
         """Whether the actions depend on earlier calls, which are then to be told of `begun` and `rewards`."""
         return self.recurrent is not None or self.previous
 
+    @property
+    def memory(self):
+        """What is kept from one call to the next: the last actions and the states after them."""
+        return self.actions, self.after
+
+    @memory.setter
+    def memory(self, memory):
+        self.actions, self.after = memory
+
     def __call__(self, observations, step, *, begun=None, rewards=None, which=()):
         """Returns actions, `[B]` int32, still on the device.
 

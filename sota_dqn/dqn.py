@@ -1,5 +1,7 @@
 """Deep Q-learning: `DQNTrainer`, and `DQNLearner`, whose `update` is the algorithm."""
 
+import numbers
+
 import keras
 import numpy as np
 from keras import ops
@@ -67,8 +69,8 @@ class DQNTrainer(Trainer):
         sequences: `Sequences`, what a recurrent model is trained on; None for its defaults.
         bounds: `returns.Bounds`, which bounds a penalty sees, only lower ones with recurrent models; None for no
             penalty.
-        penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound()` where there are
-            bounds.
+        penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound` of the model's
+            own loss where there are bounds.
         batch_size: Windows in one update.
         updates_per_step: Gradient steps per environment step, kept exact over any number of environments.
         updates_per_call: Updates in one compiled call; None for what fits `num_envs`, at least 8, or for 1 where a loop
@@ -239,7 +241,8 @@ class DQNLearner(Learner):
             target_values=self.target_values(next_observation),
             step=step,
         )
-        y = self.squash(returns + discounts * self.unsquash(self.target(next_state)))  # [B]
+        next_values = targets.checked(self.target(next_state), next_state)  # [B]
+        y = self.squash(returns + discounts * self.unsquash(next_values))  # [B]
         lower, upper = self.bounds_of(sample) if self.bounds else (None, None)
 
         def loss():
@@ -292,9 +295,10 @@ class DQNLearner(Learner):
 def _check_learning(target, target_update, n_step, discount, rescaling, bounds, penalty):
     """Raises ValueError or TypeError where an argument of the algorithm is out of range."""
     for name, function in (("target", target), ("penalty", penalty)):
-        if function is not None and not callable(function) or (name == "target" and function is None):
+        given = callable(function) and not isinstance(function, type)
+        if not given and (function is not None or name == "target"):
             raise TypeError(f"Argument `{name}` must be a function. Received: {name}={function!r}")
-    is_part = isinstance(target_update, float) and 0 < target_update < 1
+    is_part = isinstance(target_update, numbers.Real) and 0 < float(target_update) < 1
     if target_update is not None and not is_part and not (_is_count(target_update) and target_update >= 1):
         raise ValueError(
             "Argument `target_update` must be a number between 0 and 1, an integer of at least 1, or None. "
@@ -305,7 +309,7 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
         raise ValueError(
             f"Argument `n_step` must be an integer of at least 1, or a schedule of such. Received: n_step={n_step!r}"
         )
-    if not 0 <= discount <= 1:
+    if not isinstance(discount, numbers.Real) or not 0 <= float(discount) <= 1:
         raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount}")
     if rescaling is not None and not isinstance(rescaling, Rescaling):
         raise TypeError(

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from sota_dqn.checks import check_id
+from sota_dqn.checks import check_distinct, check_id
 from sota_dqn.spaces import check_spaces
 
 __all__ = [
@@ -80,7 +80,14 @@ def make_evaluation_factory(env, eval_env=None):
     Raises:
         ValueError: If there is no way to a second environment.
     """
-    factory = make_factory(env if eval_env is None else eval_env)
+    if eval_env is env and make_factory(env) is None:
+        raise ValueError("Argument `eval_env` must be another environment than the one trained in. Received: the same.")
+    try:
+        factory = make_factory(env if eval_env is None else eval_env)
+    except TypeError as error:
+        if eval_env is None:
+            raise
+        raise TypeError(str(error).replace("`env`", "`eval_env`").replace("env=", "eval_env=")) from None
     if factory is not None:
         return factory
     if eval_env is None or is_vector(eval_env):
@@ -157,7 +164,9 @@ def make_vector(env, *, num_envs=None, mode=None):
     if callable(env):
         factory = env  # without this package around it, which workers would have to import, and Keras with it
     if mode == "sync":
-        return SyncVectorEnv([factory] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+        vector = SyncVectorEnv([factory] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+        check_distinct(vector.envs)
+        return vector
     return _make_async(factory, num_envs)
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sota_dqn.checks import check_distinct
+
 __all__ = ["describe", "play_episodes", "summarize"]
 
 MOST_ENVIRONMENTS = 32  # stepped side by side; more episodes than that take turns
@@ -27,6 +29,7 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
     most = 1 if getattr(make, "single", False) else MOST_ENVIRONMENTS
     envs = [make() for _ in range(min(len(seeds), most))]
     try:
+        check_distinct(envs)
         returns, lengths = [0.0] * len(seeds), [0] * len(seeds)
         playing: list[int | None] = [waiting.pop() for _ in envs]
         start = int(envs[0].action_space.start)

@@ -1,6 +1,7 @@
 """Files that are complete at any moment: whoever reads one while it is rewritten sees the old one or the new one."""
 
 import contextlib
+import errno
 import os
 import pathlib
 
@@ -28,6 +29,8 @@ def replacing(path):
 def check_writable(path):
     """Makes the directory of the file `path`, and raises OSError unless the file can be written."""
     path = pathlib.Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"{path} cannot be written: it is a directory")
     probe = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

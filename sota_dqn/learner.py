@@ -54,6 +54,7 @@ class Learner(abc.ABC):
             self.target_variables = [_copy(variable) for variable in self.model_variables]
         if not optimizer.built:
             optimizer.build(self.trainable_variables)
+        _check_optimizer(optimizer, self.trainable_variables)
         trained = [*self.model_variables, *optimizer.variables, *self.target_variables]
         written = {id(variable) for variable in [*trained, *replay.sampler.variables]}
         stored = [variable for variable in replay.variables if id(variable) not in written]
@@ -158,6 +159,17 @@ class Learner(abc.ABC):
 
     def _updates(self, uniform, step, number):
         return self.program.repeat(self.update, (uniform, step, number), self.metrics)
+
+
+def _check_optimizer(optimizer, variables):
+    """Raises ValueError where a built optimizer is another model's, as far as it tells: Keras keeps that private."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    known = {id(variable) for variable in getattr(optimizer, "_trainable_variables", variables)}
+    if any(id(variable) not in known for variable in variables):
+        raise ValueError(
+            "The model's optimizer has been built for another model, or for another part of this one. Compile the "
+            "model with an optimizer of its own."
+        )
 
 
 def _copy(variable):

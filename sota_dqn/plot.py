@@ -10,6 +10,7 @@ curve is named by the settings in which it differs from the others, or as LABEL=
 import argparse
 import json
 import pathlib
+import re
 
 import numpy as np
 
@@ -80,7 +81,15 @@ def _describe(record):
     """Returns a run's settings but the seed as a flat dict of texts."""
     settings, model = record["settings"], record["model"]
     arguments = {name: _short(value) for name, value in settings["arguments"].items() if name != "seed"}
-    return {**arguments, "model": f"{model['name']} ({model['parameters']:,})", "backend": settings["backend"]}
+    name = re.sub(r"_\d+$", "", model["name"])  # Keras numbers the models that a process makes
+    optimizer = {f"optimizer's {key}": value for key, value in model.get("optimizer", {}).items()}
+    return {
+        **arguments,
+        "model": f"{name} ({model['parameters']:,})",
+        **optimizer,
+        "loss": model.get("loss"),
+        "backend": settings["backend"],
+    }
 
 
 def _short(value):

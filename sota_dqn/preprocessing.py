@@ -14,11 +14,14 @@ from sota_dqn.types import recorded
 __all__ = ["Preprocessing", "atari", "crop", "grayscale", "one_hot", "resize"]
 
 
+NARROWER = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
+
+
 class Preprocessing:
     """The way from what an environment returns to what is stored: one-hot for discrete spaces, then the user's
     callables.
 
-    float64 becomes float32 and int64 becomes int32, the widest that the devices compute with.
+    float64 becomes float32, int64 int32 and uint64 uint32, the widest that the devices compute with.
 
     Args:
         functions: None, a callable on a batch of observations, or a list of them, applied in order.
@@ -51,8 +54,8 @@ class Preprocessing:
         for function in self.functions:
             observations = function(observations)
         observations = np.array(observations)  # a copy: a callable may fill one array of its own again and again
-        if observations.dtype in (np.float64, np.int64):
-            observations = observations.astype("float32" if observations.dtype == np.float64 else "int32")
+        if observations.dtype.name in NARROWER:
+            observations = observations.astype(NARROWER[observations.dtype.name])
         if observations.shape[:1] != (batch,):
             raise ValueError(
                 f"Preprocessing must return as many observations as it is given, {batch}. "

@@ -4,6 +4,7 @@ observations that are too large for it."""
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from sota_dqn import backend
@@ -12,6 +13,8 @@ from sota_dqn.storage import Storage
 from sota_dqn.types import Sample, recorded
 
 __all__ = ["Replay"]
+
+METHODS = "build", "retire", "admit", "sample", "update"  # of a sampler
 
 
 @recorded
@@ -28,13 +31,18 @@ class Replay:
     """
 
     def __init__(self, capacity=100_000, *, sampler=None, device=None):
-        if isinstance(capacity, bool) or not isinstance(capacity, int):
+        if isinstance(capacity, bool) or not isinstance(capacity, (int, np.integer)):
             raise TypeError(f"Argument `capacity` must be an integer. Received: capacity={capacity!r}")
         if capacity < 1:
             raise ValueError(f"Argument `capacity` must be at least 1. Received: capacity={capacity}")
         if device not in (None, "cpu"):
             raise ValueError(f'Argument `device` must be None or "cpu". Received: device={device!r}')
-        self.capacity = capacity
+        missing = [] if sampler is None else [name for name in METHODS if not callable(getattr(sampler, name, None))]
+        if missing or isinstance(sampler, type):
+            raise TypeError(
+                f"Argument `sampler` must be a sampler such as samplers.Prioritized(). Received: sampler={sampler!r}"
+            )
+        self.capacity = int(capacity)
         self.device = device
         self.sampler = Uniform() if sampler is None else sampler
         self.storage: Any = None  # a `Storage`, after `build`
@@ -143,8 +151,13 @@ class Replay:
         self.storage.write_states(rows, states)
         self.sampler.retire(self.storage.shift(rows, self.before))
         complete = self.storage.shift(rows, -self.after)
-        drawn = ops.logical_and(complete != self.storage.bin, self.storage.starts(complete))
-        valid = ops.where(drawn, self.storage.read(complete).valid, 0.0)
+        drawn = ops.cast(ops.logical_and(complete != self.storage.bin, self.storage.starts(complete)), "float32")
+        # A sequence may begin at a final observation, which counts for nothing: where episodes are as long as the
+        # period, there might be no other beginning.
+        if self.period > 1:
+            valid = drawn * ops.cast(self.storage.reaches(rows, self.after), "float32")
+        else:
+            valid = drawn * self.storage.read(complete).valid
         self.sampler.admit(complete, valid, None if isinstance(td_error, tuple) else td_error)
 
     def cut(self, rows):

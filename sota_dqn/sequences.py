@@ -6,7 +6,7 @@ from sota_dqn import backend, returns
 from sota_dqn.checks import check_positive
 from sota_dqn.learner import Learner
 from sota_dqn.models import differs_in_training
-from sota_dqn.targets import value_of
+from sota_dqn.targets import checked, value_of
 from sota_dqn.types import NextState, Steps, recorded
 
 __all__ = ["SequenceLearner", "Sequences"]
@@ -193,7 +193,7 @@ class SequenceLearner(Learner):
             return ops.reshape(ops.take_along_axis(all_values, after, axis=1), (-1, num_actions))  # [B L, A]
 
         next_state = NextState(values=bootstrap(values), target_values=bootstrap(judged), step=step)
-        y = self.squash(gained + discounts * self.unsquash(self.target(next_state)))
+        y = self.squash(gained + discounts * self.unsquash(checked(self.target(next_state), next_state)))
         return ops.reshape(y, (-1, length))
 
     def lower_bounds(self, rows, window, judged):

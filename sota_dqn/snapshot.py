@@ -1,5 +1,6 @@
 """What of a trainer is in a checkpoint, and how a trainer takes it over again."""
 
+import math
 import pathlib
 
 import keras
@@ -23,6 +24,7 @@ __all__ = [
 
 def save(trainer, path, *, replay):
     """Writes a checkpoint of `trainer` to the directory `path`; `replay` is whether the rows are part of it."""
+    trainer.check_compiled()
     trainer.actor.flush()
     config = {
         "run": trainer.run,
@@ -40,7 +42,7 @@ def save(trainer, path, *, replay):
         "epoch": trainer.epoch.state(),
         "evaluations": trainer.evaluations,
         "history": trainer.history,
-        "origin": trainer.pace.origin,
+        "pace": _pace(trainer),
         "random": {name: generator.bit_generator.state for name, generator in trainer.random.items()},
     }
     arrays = {**trainer.actor.arrays(), **_variables(trainer, replay)}
@@ -102,6 +104,12 @@ def restore(trainer, found):
             f"num_envs={trainer.actor.num_envs}{'' if trainer.actors is None else ' over all actors'}"
         )
     variables = _variables(trainer, config["replay"])
+    theirs, ours = ({name for name in names if name.startswith("replay_")} for names in (config["arrays"], variables))
+    if theirs != ours:
+        raise ValueError(
+            f"The rows in the checkpoint {found.path} are of a replay with another sampler or other bounds. Go on with "
+            "those of the checkpoint, or save it with replay=False and begin with an empty replay."
+        )
     for name, variable in variables.items():
         found.check(name, variable)
     for name, variable in variables.items():
@@ -109,7 +117,11 @@ def restore(trainer, found):
     trainer.steps, trainer.episodes, trainer.learner.updates = config["steps"], config["episodes"], config["updates"]
     trainer.run = config["run"]
     trainer.evaluations, trainer.history = state["evaluations"], state["history"]
-    trainer.pace.origin = tuple(state["origin"])
+    before, now = state["pace"], _pace(trainer)
+    if before["bounds"] == now["bounds"] and before["learning_starts"] == now["learning_starts"]:
+        trainer.pace.origin = tuple(before["origin"])
+    else:  # another pace counts from here on, or it would be owed for the steps so far
+        trainer.pace.origin = (max(trainer.steps, trainer.learning_starts), trainer.learner.updates)
     trainer.epoch.restore(state["epoch"])
     for name, generator in trainer.random.items():
         generator.bit_generator.state = state["random"][name]
@@ -118,6 +130,13 @@ def restore(trainer, found):
         trainer.pace.origin = (max(trainer.steps + trainer.learning_starts, trainer.pace.origin[0]), trainer.updates)
     names = [name for name in config["arrays"] if name.startswith("actor_")]
     return trainer.actor.restore(state["actor"], {name: np.array(found.array(name)) for name in names})
+
+
+def _pace(trainer):
+    """Returns how steps and updates keep pace, and from where they count."""
+    pace = trainer.pace
+    bounds = [pace.least, None if math.isinf(pace.most) else pace.most]
+    return {"origin": list(pace.origin), "bounds": bounds, "learning_starts": trainer.learning_starts}
 
 
 def huber_delta(loss):

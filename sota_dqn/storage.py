@@ -120,6 +120,12 @@ class Storage:
         place = ops.where(place < first, place + self.rows_per_stream, place)
         return ops.minimum(place, self.bin)
 
+    def reaches(self, rows, distance):
+        """Returns whether the stream of each of `rows` (`[M]`) had a row `distance` before it: `[M]` bool."""
+        stream = ops.minimum(rows // self.rows_per_stream, self.num_streams - 1)  # of the bin any
+        full = backend.read_rows(self.count, stream) > self.rows_per_stream
+        return ops.logical_or(full, rows % self.rows_per_stream >= distance)
+
     def neighbours(self, rows, first, last):
         """Returns the places of the rows from `first` to `last` around each of `rows`: `[B, last - first + 1]`."""
         return self.shift(ops.expand_dims(rows, -1), ops.arange(first, last + 1, dtype="int32"))

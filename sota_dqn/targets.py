@@ -12,7 +12,7 @@ from keras import ops
 
 from sota_dqn.types import recorded
 
-__all__ = ["double", "expected_sarsa", "maximum", "mellowmax", "value_of"]
+__all__ = ["checked", "double", "expected_sarsa", "maximum", "mellowmax", "value_of"]
 
 
 def value_of(values, action):
@@ -26,6 +26,16 @@ def value_of(values, action):
         `[...]` float32.
     """
     return ops.sum(values * ops.one_hot(action, values.shape[-1], dtype="float32"), axis=-1)
+
+
+def checked(found, next_state):
+    """Returns what a target has `found`, and raises ValueError unless it is one value per sample, `[B]`."""
+    shape, wanted = tuple(found.shape), tuple(next_state.values.shape[:1])
+    if shape != wanted:
+        raise ValueError(
+            f"Argument `target` must return one value per sample, of shape {wanted}. Received: shape={shape}"
+        )
+    return found
 
 
 def maximum(next_state):

@@ -92,6 +92,7 @@ class Trainer(TrainerBase):
         ready = max(batch_size, self.num_envs * (self.replay.after + self.replay.period + 1))
         self.learning_starts = max(1_000, ready) if learning_starts is None else learning_starts
         if self.learning_starts < ready:
+            self.replay.storage = None  # it may be used again
             raise ValueError(
                 f"Argument `learning_starts` must be at least {ready} with {self.num_envs} environments and batches of "
                 f"{batch_size}. Received: learning_starts={learning_starts}"
@@ -101,6 +102,7 @@ class Trainer(TrainerBase):
         connect(self.actor, self.learner, self.policy, self._choice, self.random, pace=self.pace, chunk=self._chunk())
         self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))
         self.epoch = Epoch(self.learner.metrics, getattr(self.policy, "names", ()))
+        self._compiled = self._compiled_now()
 
     @abc.abstractmethod
     def build(self):
@@ -232,6 +234,6 @@ def _check_parts(replay, policy, batch_size, seed):
         replay.check_unused(batch_size)
     if isinstance(policy, Selection) and policy.random is not None:
         raise ValueError("Argument `policy` already belongs to another trainer: make one for each.")
-    if policy is not None and not callable(policy) and not isinstance(policy, Selection):
+    if isinstance(policy, type) or policy is not None and not callable(policy) and not isinstance(policy, Selection):
         raise TypeError(f"Argument `policy` must be a function of values. Received: policy={policy!r}")
     check_seed(seed)

@@ -52,11 +52,28 @@ class TrainerBase(abc.ABC):
         self.last_step = math.inf  # the total at which the running `train` ends
         self.history: dict[str, list[float]] = {}
         self.profile: dict[str, float] = {}
+        self._compiled: list = []  # `_compiled_now` when the trainer was made
 
     @property
     @abc.abstractmethod
     def updates(self):
         """Gradient steps made so far."""
+
+    def check_compiled(self):
+        """Raises ValueError where the model was compiled anew, or some of it frozen, since the trainer was made.
+
+        The trainer would not see it, and a checkpoint would hold the one with the statistics of the other.
+        """
+        now = self._compiled_now()
+        if len(now) != len(self._compiled) or any(a is not b for a, b in zip(now, self._compiled, strict=True)):
+            raise ValueError(
+                "The model was compiled anew, or layers of it were frozen or unfrozen, after its trainer was made, "
+                "which goes on with what it was. Make a new trainer of the model."
+            )
+
+    def _compiled_now(self):
+        """Returns what the model is compiled with, and what of it is trained."""
+        return [self.model.optimizer, self.model.loss, *self.model.trainable_variables]
 
     @property
     def settings(self):
@@ -105,6 +122,7 @@ class TrainerBase(abc.ABC):
             KeyboardInterrupt: After Ctrl-C, when the running step is complete. Training can go on from there.
         """
         check_positive(steps=steps, episodes=episodes)
+        self.check_compiled()
         if steps is None and episodes is None:
             raise ValueError("Argument `steps` or `episodes` must be given. Received: steps=None, episodes=None")
         last_step = self.last_step = math.inf if steps is None else self.steps + steps

@@ -310,3 +310,35 @@ def test_arguments_are_checked(make, received):
     with pytest.raises(ValueError, match=r"Argument `\w+` must .*\. Received: ") as error:
         make()
     assert str(error.value).endswith(received)
+
+
+def test_the_best_model_stays_when_evaluations_come_at_other_steps(tmp_path):
+    path = tmp_path / "best.keras"
+    first = Tape(returns=[100.0, 500.0, 90.0])
+    first.train(range(200, 800, 200), [callbacks.Evaluation(200, best_model=path)])
+    kept = path.read_bytes()
+    resumed = Tape(returns=[50.0, 60.0], history=first.history)
+    resumed.train(range(800, 2200, 200), [callbacks.Evaluation(1000, best_model=path)])
+    assert path.read_bytes() == kept
+    assert resumed.history["evaluations"][-1] == 5
+
+
+def test_repeated_results_do_not_count_as_evaluations():
+    first = Tape(returns=[500.0])
+    first.train(range(200, 1200, 200), [callbacks.Evaluation(1000)])
+    first.train(range(1200, 1800, 200), [callbacks.Evaluation(1000)])  # which repeat the result of step 1,000
+    resumed = Tape(returns=[500.0, 500.0], history=first.history)
+    assert resumed.train(range(1800, 4000, 200), [callbacks.Evaluation(200, stop_at=475, consecutive=3)]) == 2000
+
+
+@pytest.mark.parametrize(
+    ("make", "suffix"),
+    [(callbacks.LearningCurve, ".png"), (lambda path: callbacks.Evaluation(best_model=path), ".keras")],
+)
+def test_a_file_that_cannot_be_written_is_told_before_the_training(make, suffix, tmp_path):
+    path = tmp_path / f"taken{suffix}"
+    path.mkdir()
+    trainer = Tape(returns=[1.0])
+    with pytest.raises(IsADirectoryError, match="it is a directory"):
+        trainer.train([2000], [make(str(path))])
+    assert not trainer.history

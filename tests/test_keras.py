@@ -270,7 +270,7 @@ def test_history_and_log_names(trainer):
     assert history.history["steps"] == [trainer.steps - 40, trainer.steps]
     assert trainer.history["steps"][-2:] == history.history["steps"]
     evaluation = trainer.train(steps=40, verbose=0, callbacks=[callbacks.Evaluation(40, episodes=2)])
-    assert set(evaluation.history) == LOG_NAMES | {"eval_return", "eval_length"}
+    assert set(evaluation.history) == LOG_NAMES | {"eval_return", "eval_length", "evaluations"}
     assert evaluation.history["eval_length"] == [1.0]
     for name in ("eval_return", "eval_length"):
         del trainer.history[name]

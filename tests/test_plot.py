@@ -18,7 +18,8 @@ def test_a_run_is_recorded_and_goes_on_under_its_id(tmp_path):
     record = plot.read_run(tmp_path)
     assert record["run"] == trainer.run and len(trainer.run) == 8
     assert record["settings"]["arguments"]["env"] == "CartPole-v1"
-    assert record["model"] == {"name": trainer.model.name, "parameters": 58}
+    assert (record["model"]["name"], record["model"]["parameters"]) == (trainer.model.name, 58)
+    assert record["model"]["optimizer"]["learning_rate"] and record["model"]["loss"]
     assert record["history"].keys() == trainer.history.keys()
     assert record["history"]["steps"] == [60, 120, 180]
     assert record["history"]["eval_return"][0] is None and record["history"]["eval_return"][1] > 0
@@ -52,12 +53,17 @@ def test_it_is_written_while_the_run_goes_on(tmp_path):
         callbacks.RunLog(tmp_path, every=-1)
 
 
-def run(seed=0, name="net", eval_return=(None, 1.0, 3.0), **arguments):
+def run(seed=0, name="net", eval_return=(None, 1.0, 3.0), rate="0.001", loss="mse", **arguments):
     arguments = {"env": "CartPole-v1", "n_step": 5, "seed": seed, **arguments}
     return {
         "run": f"{seed}",
         "settings": {"trainer": "DQNTrainer", "backend": "jax", "keras": "3", "arguments": arguments},
-        "model": {"name": name, "parameters": 10},
+        "model": {
+            "name": name,
+            "parameters": 10,
+            "optimizer": {"name": "adam", "learning_rate": rate},
+            "loss": loss,
+        },
         "history": {"steps": [10, 20, 30], "seconds": [1.0, 2.5, 3.0], "eval_return": list(eval_return)},
     }
 
@@ -68,6 +74,13 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group():
     assert plot.group([(None, one), (None, third), (None, other)]) == {"n_step 5": [one, other], "n_step 1": [third]}
     assert plot.group([("a", one), ("b", other), ("a", third)]) == {"a": [one, third], "b": [other]}
     assert list(plot.group([(None, one), (None, run(name="big"))])) == ["model net (10)", "model big (10)"]
+    assert plot.group([(None, run(name="net_1")), (None, run(name="net_12"))]).keys() == {"CartPole-v1"}
+    rates = plot.group([(None, one), (None, run(rate="0.01")), (None, run(loss="Huber"))])
+    assert list(rates) == [
+        "optimizer's learning_rate 0.001, loss mse",
+        "optimizer's learning_rate 0.01, loss mse",
+        "optimizer's learning_rate 0.001, loss Huber",
+    ]
 
 
 def test_labels_are_readable():

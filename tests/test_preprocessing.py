@@ -27,7 +27,14 @@ def test_functions_are_applied_in_order():
 
 @pytest.mark.parametrize(
     ("dtype", "stored"),
-    [("float64", "float32"), ("int64", "int32"), ("uint8", "uint8"), ("float16", "float16"), ("bool", "bool")],
+    [
+        ("float64", "float32"),
+        ("int64", "int32"),
+        ("uint64", "uint32"),
+        ("uint8", "uint8"),
+        ("float16", "float16"),
+        ("bool", "bool"),
+    ],
 )
 def test_dtypes(dtype, stored):
     preprocess = Preprocessing(None, BOX)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from sota_dqn import backend
+from sota_dqn import DQNTrainer, Replay, Sequences, backend, callbacks
 from sota_dqn.models import check_recurrent, is_recurrent
 from sota_dqn.recurrent import Recurrent
 
@@ -282,3 +282,27 @@ def test_a_subclass_is_not_seen_through():
 
     with pytest.raises(ValueError, match="must be a built Sequential or Functional one: .* Received: Mine"):
         check_recurrent(Mine())
+
+
+def test_what_a_checkpoint_finds_while_learning_is_of_before_the_actions(tmp_path):
+    class Raises(keras.callbacks.Callback):
+        armed = True
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.armed:
+                raise RuntimeError("at once")
+
+    def trainer():
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.LSTM(4, return_sequences=True), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((None, 4)), *layers])
+        settings = {"num_envs": 2, "batch_size": 4, "updates_per_call": 1, "sequences": Sequences(4), "seed": 0}
+        return DQNTrainer("CartPole-v1", model, replay=Replay(400), learning_starts=60, **settings)
+
+    undisturbed, disturbed = trainer(), trainer()
+    with pytest.raises(RuntimeError, match="at once"):
+        disturbed.train(100, callbacks=[Raises(), callbacks.Checkpoint(tmp_path / "run")], verbose=0)
+    undisturbed.train(disturbed.steps, verbose=0)
+    assert undisturbed.updates == 0  # the first is due at the next step
+    for found, expected in zip(disturbed.actor.choice.after, undisturbed.actor.choice.after, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(found), ops.convert_to_numpy(expected))

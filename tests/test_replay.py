@@ -224,3 +224,26 @@ def test_memory_that_the_device_does_not_tell(monkeypatch):
     message = "A replay of 10,000,000 rows needs 0.29 GB, more than the device has left. Received: capacity=10000000"
     with pytest.raises(MemoryError, match=message):
         build(capacity=10_000_000)
+
+
+def test_a_sequence_may_begin_at_a_final_observation(random):
+    replay = build(num_streams=1, capacity=40, after=5, period=4)
+    add, draw = compiled_add(replay), compiled_draw(replay)
+    for time in range(24):  # episodes of as many rows as the period, each beginning one row after a multiple of it
+        steps = random_steps(random, 1)._replace(valid=np.array([time % 4 != 0], "uint8"))
+        add(np.array([time], "int32"), steps, np.array([time + 1], "int32"))
+    assert draw() == [0, 4, 8, 12, 16]  # the next one's window is incomplete
+    for time in range(24, 60):
+        steps = random_steps(random, 1)._replace(valid=np.array([time % 4 != 0], "uint8"))
+        add(np.array([time % 40], "int32"), steps, np.array([time + 1], "int32"))
+    assert draw() == [0, 4, 8, 12, 20, 24, 28, 32, 36]  # of all but the newest
+
+
+@pytest.mark.parametrize("sampler", ["prioritized", samplers.Prioritized, 5])
+def test_a_sampler_that_is_none(sampler):
+    with pytest.raises(TypeError, match="Argument `sampler` must be a sampler such as"):
+        Replay(100, sampler=sampler)
+
+
+def test_a_capacity_of_numpy():
+    assert type(Replay(np.int64(100)).capacity) is int

@@ -322,7 +322,7 @@ def test_a_native_vector_environment_begins_fresh_episodes(tmp_path, capsys):
     cut = resumed.replay.storage.places(streams, trainer.actor.count)
     variables = resumed.replay.storage
     np.testing.assert_array_equal(ops.convert_to_numpy(variables.observation.value)[cut], trainer.actor.observation)
-    assert not ops.convert_to_numpy(variables.valid.value)[cut].any()
+    assert not ops.convert_to_numpy(variables.read(ops.convert_to_tensor(cut)).valid).any()
     np.testing.assert_array_equal(resumed.actor.count, trainer.actor.count + 1)
     resumed.train(100, verbose=0)
     assert resumed.updates > trainer.updates
@@ -353,3 +353,39 @@ def test_killed_in_training_and_while_saving(never_killed, tmp_path):
     assert_same(never_killed, resumed)
     assert len(list(tmp_path.glob("step-*"))) == 1
     assert_same(never_killed, DQNTrainer.load(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A checkpoint after 200 steps, of which updates are due for all but the first 64."""
+    path = tmp_path_factory.mktemp("pace") / "run"
+    trainer = make(model=network(4, 2), num_envs=4, updates_per_step=0.5, learning_starts=64)
+    trainer.train(200, verbose=0)
+    trainer.save(path)
+    return path, trainer.updates
+
+
+@pytest.mark.parametrize("updates_per_step", [0.25, 2.0])
+def test_another_pace_counts_from_the_checkpoint_on(updates_per_step, learned):
+    path, before = learned
+    resumed = DQNTrainer.load(path, updates_per_step=updates_per_step)
+    assert resumed.updates == before
+    resumed.train(200, verbose=0)
+    assert abs(resumed.updates - before - 200 * updates_per_step) <= resumed.updates_per_call + 8
+
+
+def test_learning_may_start_later_than_in_the_checkpoint(learned):
+    path, before = learned
+    resumed = DQNTrainer.load(path, learning_starts=300)
+    resumed.train(96, verbose=0)
+    assert resumed.updates == before
+    resumed.train(100, verbose=0)
+    assert resumed.updates > before
+
+
+def test_a_replay_with_another_sampler(learned):
+    path, _ = learned
+    sampler = {type(x): x for x in (samplers.Uniform(), samplers.Prioritized())}
+    sampler.pop(type(DQNTrainer.load(path).replay.sampler))
+    with pytest.raises(ValueError, match="of a replay with another sampler"):
+        DQNTrainer.load(path, replay=Replay(400, sampler=next(iter(sampler.values()))))

@@ -54,11 +54,9 @@ def rows_of(trainer):
     """Returns every stored row by field, `[E, T, ...]`."""
     storage = trainer.replay.storage
     shape = (storage.num_streams, storage.rows_per_stream)
-    fields = ("observation", "action", "reward", "terminated", "valid")
-    return {
-        name: numpy(getattr(storage, name).value)[:-1].reshape(*shape, *getattr(storage, name).shape[1:])
-        for name in fields
-    }
+    places = np.arange(storage.bin, dtype="int32").reshape(shape)
+    steps = storage.read(places)._replace(observation=backend.read_rows(storage.observation, places))
+    return {name: numpy(values) for name, values in steps._asdict().items()}
 
 
 def states_of(trainer, model):

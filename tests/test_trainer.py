@@ -7,6 +7,7 @@ import numpy as np
 import probes
 import pytest
 from gymnasium import spaces
+from keras import ops
 
 from sota_dqn import DQNTrainer, Replay, callbacks, policies, samplers, schedules
 from sota_dqn.returns import Bounds
@@ -471,9 +472,10 @@ class Broken(probes.TimeLimit):
 
     made = 0
 
-    def __init__(self, what="reward", render_mode=None):
+    def __init__(self, what="reward", value=math.nan, render_mode=None):
         super().__init__(render_mode)
         self.what = what
+        self.value = value
         self.number = Broken.made
         self.episode = 0
         Broken.made += 1
@@ -485,17 +487,25 @@ class Broken(probes.TimeLimit):
     def move(self, action):
         broken = self.number % 2 and self.episode == 2 and self.length == 3
         if broken and self.what == "observation":
-            self.state = math.nan
-        return (math.nan if broken and self.what == "reward" else 1.0), False, self.length == 4
+            self.state = self.value
+        return (self.value if broken and self.what == "reward" else 1.0), False, self.length == 4
 
 
-@pytest.mark.parametrize("what", ["reward", "observation"])
-def test_nan_stops_the_training_and_what_was_learned_is_kept(what, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("what", "value", "kind"),
+    [
+        ("reward", math.nan, "NaN"),
+        ("observation", math.nan, "NaN"),
+        ("reward", -math.inf, "infinite"),
+        ("observation", math.inf, "infinite"),
+    ],
+)
+def test_nan_stops_the_training_and_what_was_learned_is_kept(what, value, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Broken.made = 0
-    env = lambda render_mode=None: Broken(what)  # noqa: E731
+    env = lambda render_mode=None: Broken(what, value)  # noqa: E731
     trainer = make(env, learning_starts=100)
-    message = rf"The {what} of environment 1 is NaN at step 3 of its episode 2\."
+    message = rf"The {what} of environment 1 is {kind} at step 3 of its episode 2\."
     with pytest.raises(ValueError, match=message) as error:
         trainer.train(steps=80, verbose=0)
     rescue = tmp_path / "sota_dqn-rescue-12"  # two streams, six whole steps
@@ -523,3 +533,69 @@ def test_epsilon_is_logged_at_the_end_of_the_epoch():
     trainer = without_learning(make(policy=policies.Greedy()))
     trainer.train(steps=40, verbose=0)
     assert math.isnan(trainer.history["epsilon"][0])
+
+
+def recompile(model):
+    model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")
+
+
+def freeze(model):
+    model.layers[0].trainable = False
+
+
+@pytest.mark.parametrize("change", [recompile, freeze])
+def test_a_model_that_is_compiled_anew_or_frozen(change, tmp_path):
+    trainer = make(model=network())
+    change(trainer.model)
+    with pytest.raises(ValueError, match="was compiled anew, or layers of it were frozen"):
+        trainer.train(16, verbose=0)
+    with pytest.raises(ValueError, match="was compiled anew, or layers of it were frozen"):
+        trainer.save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_optimizer_of_another_model():
+    optimizer = keras.optimizers.Adam(1e-3)
+    first, second = network(), network()
+    for model in (first, second):
+        model.compile(optimizer=optimizer, loss="mse")
+    make(model=first)
+    with pytest.raises(ValueError, match="Compile the model with an optimizer of its own"):
+        make(model=second)
+
+
+def test_an_environment_that_is_handed_out_twice():
+    env = probes.ActionByObservation()
+    with pytest.raises(ValueError, match="callable must make a new one at every call"):
+        make(lambda: env, num_envs=2)
+    trainer = make(lambda: env, num_envs=1)
+    with pytest.raises(ValueError, match="callable must make a new one at every call"):
+        trainer.evaluate(2)
+    assert len(trainer.evaluate(1)["returns"]) == 1
+    with pytest.raises(ValueError, match="must be another environment than the one trained in"):
+        make(env, num_envs=1, eval_env=env)
+
+
+def test_an_environment_to_evaluate_in_that_is_none():
+    with pytest.raises(TypeError, match="Argument `eval_env` must be an id.* Received: eval_env=5"):
+        make(eval_env=5)
+
+
+@pytest.mark.parametrize("target", [lambda s: ops.max(s.target_values), lambda s: s.target_values[:, :1]])
+def test_a_target_of_the_wrong_shape(target):
+    trainer = make(target=target)
+    with pytest.raises(ValueError, match=r"Argument `target` must return one value per sample, of shape \(\d+,\)"):
+        trainer.learner.learn(0)
+
+
+@pytest.mark.parametrize("name", ["policy", "target"])
+def test_a_class_in_the_place_of_a_function(name):
+    with pytest.raises(TypeError, match=f"Argument `{name}` must be a function"):
+        make(**{name: policies.EpsilonGreedy})
+
+
+def test_a_replay_can_be_used_again_after_an_error():
+    replay = Replay(1_000)
+    with pytest.raises(ValueError, match="learning_starts"):
+        make(replay=replay, learning_starts=1)
+    make(replay=replay, learning_starts=500)
