@@ -139,7 +139,7 @@ class Actor:
             The `Episode`s that ended.
 
         Raises:
-            ValueError: If a reward or an observation is NaN; it names the environment, the episode and the step.
+            ValueError: If a reward or an observation is not finite; it names the environment, the episode and the step.
             RuntimeError: If an earlier step has raised, and the environments are in the middle of it.
         """
         if self._torn:

@@ -19,7 +19,8 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
         preprocess: A `Preprocessing`.
         frames: A fresh `Frames`.
         seeds: One per episode.
-        on_step: Called with (env, return, length) after each reset and step of each environment, for films.
+        on_step: Called with (env, return, length) after each environment's first reset and after each step, for films;
+            not after the resets of episodes that follow.
         max_steps: Environment steps after which an episode is left; None for whole episodes.
 
     Returns:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sota_dqn import checkpoint, recorder
 from sota_dqn.atari import Atari, native
+from sota_dqn.checks import check_epsilon, check_positive, check_seed
 from sota_dqn.choice import Choice, Frames
 from sota_dqn.environments import episode_seeds, make_evaluation_factory
 from sota_dqn.evaluation import describe, play_episodes, summarize
@@ -34,7 +35,7 @@ class DQNInference:
         preprocess: As in training. None takes the checkpoint's; where it had some, it must be given again.
         frame_stack: As in training, None for the checkpoint's.
         epsilon: The probability of a random action, in [0, 1].
-        seed: From which random actions are drawn.
+        seed: From which the random actions of `act` are drawn.
         custom_objects: A dict of the names and classes of the model's own layers.
 
     Raises:
@@ -43,6 +44,9 @@ class DQNInference:
     """
 
     def __init__(self, source, *, env=None, preprocess=None, frame_stack=None, epsilon=0, seed=0, custom_objects=None):
+        check_epsilon(epsilon)
+        check_positive(frame_stack=frame_stack)
+        check_seed(seed)
         config: dict = {"arguments": {}}
         recurrent = None
         if isinstance(source, keras.Model):
@@ -93,36 +97,46 @@ class DQNInference:
         Raises:
             ValueError: If the observation does not fit the model, or the reward is needed or does not fit.
         """
-        observation = np.asarray(observation)
-        single = observation.ndim == self._rank()
-        batch = self._preprocess(observation[None] if single else observation)
-        if self._begun is None or len(self._begun) != len(batch):
+        batch, single = self._batch(np.asarray(observation))
+        begins = self._begun is None or len(self._begun) != len(batch)
+        begun = np.ones(len(batch), bool) if begins else self._begun
+        rewards = self._rewards(reward, begun)
+        batch = self._preprocess(batch)
+        self._begun = begun
+        if begins:
             self._frames = Frames(self.frame_stack, "reset")
-            self._begun = np.ones(len(batch), bool)
-        rewards = self._rewards(reward, self._begun)
         actions = self._act(self._frames(batch, self._begun), begun=self._begun, rewards=rewards) + self._start
         self._begun = np.zeros(len(batch), bool)
         return int(actions[0]) if single else actions
 
     def reset(self, mask=None):
-        """Begins a new episode, in the streams of `mask` (`[E]` bool), or in all of them."""
-        if mask is None or self._begun is None:
+        """Begins a new episode, in the streams of `mask` (`[E]` bool), or in all of them.
+
+        Raises:
+            ValueError: If `mask` is something else.
+        """
+        if mask is None:
             self._begun = None
-        else:
-            self._begun = self._begun | np.asarray(mask, bool)
+            return
+        given = np.asarray(mask)
+        size = given.size if self._begun is None else len(self._begun)  # None: all begin anyway
+        if given.dtype != bool or given.shape != (size,):
+            raise ValueError(f"Argument `mask` must be {size} booleans, one for each stream. Received: mask={mask!r}")
+        if self._begun is not None:
+            self._begun = self._begun | given
 
     def evaluate(self, episodes=20, *, seed=0):
         """Plays whole episodes.
 
         Args:
             episodes: How many.
-            seed: From which the episodes' seeds are made.
+            seed: From which the episodes' seeds and random actions are made: the same make the same episodes.
 
         Returns:
             A dict of `return_mean`, `return_std`, `returns`, `lengths` (environment steps), `seeds` and `protocol`.
         """
-        if episodes < 1:
-            raise ValueError(f"Argument `episodes` must be at least 1. Received: episodes={episodes}")
+        check_positive(episodes=episodes)
+        check_seed(seed)
         seeds = episode_seeds([seed], episodes)
         returns, lengths = self._play(self._factory(), seeds)
         protocol = describe(self.epsilon, episodes, getattr(self._environment(), "protocol", None))
@@ -134,6 +148,8 @@ class DQNInference:
         Returns:
             The episodes' returns.
         """
+        check_positive(episodes=episodes)
+        check_seed(seed)
         make = functools.partial(self._factory(), render_mode="human")
         return [self._play(make, [one])[0][0] for one in episode_seeds([seed], episodes)]
 
@@ -150,7 +166,12 @@ class DQNInference:
 
         Returns:
             The episode's return, as far as it was filmed.
+
+        Raises:
+            ValueError: If an argument is out of range, or the environment draws no pictures.
         """
+        check_positive(every=every, max_steps=max_steps)
+        check_seed(seed)
         make = functools.partial(self._factory(), render_mode="rgb_array")
         probe = make()
         fps = probe.metadata.get("render_fps") or UNKNOWN_FPS
@@ -158,7 +179,7 @@ class DQNInference:
         with recorder.Film(path, fps=fps, every=every, scale=scale) as film:
 
             def add(env, score, step):
-                frame = env.render()
+                frame = self._render(env)
                 film.add(recorder.draw_text(frame, recorder.caption(score, step)) if captions else frame)
 
             returns, _ = self._play(make, episode_seeds([seed], 1), on_step=add, max_steps=max_steps)
@@ -167,11 +188,25 @@ class DQNInference:
     def _play(self, make, seeds, **options):
         """Plays an episode for each seed and returns their returns and lengths. The streams of `act` wait."""
         frames, choose = Frames(self.frame_stack, "reset"), self._choose
-        kept = choose.actions, choose.after
+        kept = choose.actions, choose.after, choose.random
+        choose.random = np.random.default_rng(seeds)
         try:
             return play_episodes(self._act, make, self._preprocess, frames, seeds=seeds, **options)
         finally:
-            choose.actions, choose.after = kept
+            choose.actions, choose.after, choose.random = kept
+
+    def _render(self, env):
+        """Returns the picture of an environment."""
+        try:
+            frame = env.render()
+        except NotImplementedError:
+            frame = None
+        if frame is None:
+            raise ValueError(
+                "Argument `env` must be an environment that draws pictures for films, with render_mode='rgb_array'. "
+                f"Received: env={self._env!r}"
+            )
+        return frame
 
     def _act(self, observations, **told):
         """Returns actions, counted from 0, for observations and frames; `told` is what `Choice` is."""
@@ -212,7 +247,9 @@ class DQNInference:
         if "observation_space" in config and isinstance(
             self._env, dict
         ):  # an environment that must be given again to play
-            return space_from(config["observation_space"]), config["action_start"]
+            space = space_from(config["observation_space"])
+            space.dtype = np.dtype(config["observation_space"].get("dtype", space.dtype))  # made of floats there
+            return space, config["action_start"]
         if self._env is None:
             return None, 0
         env = self._factory()()
@@ -226,16 +263,35 @@ class DQNInference:
             )
         return env.observation_space, int(env.action_space.start)
 
-    def _rank(self):
-        """Returns how many dimensions one observation has before preprocessing."""
+    def _batch(self, observation):
+        """Returns observations as `[E, ...]` of the environment's dtype, and whether it was a single one."""
+        shape, dtype = self._expected()
+        single = observation.ndim == len(shape)
+        batch = observation[None] if single else observation
+        fits = batch.ndim == len(shape) + 1 and len(batch) > 0 and batch.dtype.kind in "biuf"
+        if fits and all(size in (None, found) for size, found in zip(shape, batch.shape[1:], strict=True)):
+            with np.errstate(invalid="ignore"):
+                cast = batch.astype(dtype, copy=False)
+            if dtype.kind == "f" or cast is batch or np.array_equal(cast, batch):
+                return cast, single
+        raise ValueError(
+            f"Argument `observation` must be one of shape {tuple(shape)} and dtype {dtype}, or a batch of such. "
+            f"Received: shape={observation.shape}, dtype={observation.dtype}"
+        )
+
+    def _expected(self):
+        """Returns the shape of one observation before preprocessing, None where any size will do, and its dtype."""
         if self._space is not None:
-            return len(self._space.shape or ())
+            return self._space.shape or (), self._space.dtype
         told = observation_shape(self.model)
         if told is None or self._preprocess.functions or self.frame_stack is not None:
             raise ValueError(
                 "Argument `env` is needed to tell one observation from a batch of them. Received: env=None"
             )
-        return len(told) - (2 if is_recurrent(self.model) else 1)
+        previous = previous_inputs(self.model)
+        dtype = next(tensor.dtype for tensor in self.model.inputs if tensor.name not in previous)
+        floating = keras.backend.is_float_dtype(dtype)  # in whatever precision the model computes
+        return told[2 if is_recurrent(self.model) else 1 :], np.dtype("float32" if floating else dtype)
 
 
 def _recurrent(model, found):

@@ -53,11 +53,11 @@ class Selection:
         """Takes note of an episode of `length` steps that ended."""
 
     def state(self):
-        """Returns what `restore` needs, as plain numbers."""
+        """Returns what `restore` needs, as plain numbers and strings, and by what `restore` knows it for its own."""
         raise NotImplementedError
 
     def restore(self, state):
-        """Goes on where `state` was taken."""
+        """Goes on where `state` was taken. One that another selection returned is left: this one begins anew."""
         raise NotImplementedError
 
 
@@ -87,10 +87,11 @@ class Switching(Selection):
         return self.acting
 
     def state(self):
-        return self.acting.tolist()
+        return {**_identity(self), "acting": self.acting.tolist()}
 
     def restore(self, state):
-        self.acting = np.array(state, "int32")
+        if _is_of(state, self):
+            self.acting = np.array(state["acting"], "int32")
 
 
 @recorded
@@ -113,9 +114,15 @@ class AdvSwitch(Selection):
         check_positive(margin=margin, memory=memory)
         self.margin = margin
         self.reference = reference
+        self.mixed = False  # whether a `Mixture` holds it, and tells it of the others' episodes
         self.seen: collections.deque[int] = collections.deque(maxlen=memory)
 
     def start(self, num_envs, random):
+        if self.reference is not None and not self.mixed:
+            raise ValueError(
+                "Argument `reference` must be None outside of a `Mixture`, whose policies it names. "
+                f"Received: reference={self.reference!r}"
+            )
         super().start(num_envs, random)
         self.switches = np.full(num_envs, np.inf)
 
@@ -134,11 +141,13 @@ class AdvSwitch(Selection):
             self.seen.append(int(length))
 
     def state(self):
-        return {"seen": list(self.seen), "switches": [None if s == np.inf else int(s) for s in self.switches]}
+        switches = [None if s == np.inf else int(s) for s in self.switches]
+        return {**_identity(self), "seen": list(self.seen), "switches": switches}
 
     def restore(self, state):
-        self.seen.extend(state["seen"])
-        self.switches = np.array([np.inf if s is None else s for s in state["switches"]])
+        if _is_of(state, self):
+            self.seen.extend(state["seen"])
+            self.switches = np.array([np.inf if s is None else s for s in state["switches"]])
 
 
 @recorded
@@ -165,21 +174,29 @@ class Mixture(Selection):
         super().__init__(part for several in parts for part in several)
         self.first = np.cumsum([0, *map(len, parts[:-1])])  # each policy's place among `parts`
         self.schedule = self._schedule(weights)
-        for policy in self.policies:
+        held: dict[int, str] = {}
+        for name, policy in policies.items():
+            if isinstance(policy, Selection) and held.setdefault(id(policy), name) != name:
+                raise ValueError(
+                    f"Argument `policies` must have a {type(policy).__name__} of its own under each name. "
+                    f"Received: the same one as {held[id(policy)]!r} and {name!r}"
+                )
             reference = getattr(policy, "reference", None)
             if reference is not None and reference not in self.names:
                 raise ValueError(f"Argument `reference` must be one of {self.names}. Received: reference={reference!r}")
+            if isinstance(policy, AdvSwitch):
+                policy.mixed = True
 
     def start(self, num_envs, random):
         super().start(num_envs, random)
-        self.assigned = np.zeros(num_envs, "int32")
+        self.assigned = np.full(num_envs, -1, "int32")  # to none, until one is drawn
         for policy in self.policies:
             if isinstance(policy, Selection):
                 policy.start(num_envs, random)
 
     def select(self, begun, lengths, step):
         weights = self.weights(step)
-        for stream in np.flatnonzero(begun):
+        for stream in np.flatnonzero(begun | (self.assigned < 0)):
             self.assigned[stream] = self.random.choice(len(weights), p=weights)
         which = self.first[self.assigned]
         for place, policy in enumerate(self.policies):
@@ -206,9 +223,11 @@ class Mixture(Selection):
 
     def state(self):
         states = [policy.state() if isinstance(policy, Selection) else None for policy in self.policies]
-        return {"assigned": self.assigned.tolist(), "policies": states}
+        return {**_identity(self), "assigned": self.assigned.tolist(), "policies": states}
 
     def restore(self, state):
+        if not _is_of(state, self):
+            return
         self.assigned = np.array(state["assigned"], "int32")
         for policy, one in zip(self.policies, state["policies"], strict=True):
             if isinstance(policy, Selection):
@@ -240,3 +259,13 @@ class Mixture(Selection):
                 )
             schedule[int(begin)] = values / values.sum()
         return schedule
+
+
+def _identity(selection):
+    """Returns what tells the state of a selection from that of others."""
+    return {"selection": type(selection).__name__, "names": list(selection.names)}
+
+
+def _is_of(state, selection):
+    """Returns whether `state` is one that such a selection returned."""
+    return isinstance(state, dict) and _identity(selection).items() <= state.items()

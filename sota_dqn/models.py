@@ -86,6 +86,7 @@ def check_recurrent(model):
             f"subclass. Received: {type(model).__name__}"
         )
     graph = {id(layer) for layer in model.layers}
+    given = _given_states(model)
     for layer in layers_of(model):
         what = None
         if isinstance(layer, keras.layers.Bidirectional):
@@ -101,10 +102,17 @@ def check_recurrent(model):
                 what = "has go_backwards=True, and would see the future"
             elif layer.stateful:
                 what = "has stateful=True: the trainer carries the state"
+            elif id(layer) in given:
+                what = "is called with initial_state=: the trainer carries the state"
             elif not layer.return_sequences:
                 what = "needs return_sequences=True: a value is learned at every step"
         if what:
             raise ValueError(f"The recurrent layer {layer.name!r} {what}.")
+        if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
+            raise ValueError(
+                f"The layer {layer.name!r} makes a mask, which a recurrent model must do without: every step of a "
+                "sequence counts."
+            )
     for tensor in [*model.inputs, *model.outputs]:
         if len(tensor.shape) < 3 or tensor.shape[1] is not None:
             raise ValueError(
@@ -209,6 +217,17 @@ def _check_inputs(model, time, previous):
                 f"The model's input {tensor.name!r} must be keras.Input({shape}), of floating-point numbers. "
                 f"Received: shape={tuple(tensor.shape[1:])}, dtype={tensor.dtype}"
             )
+
+
+def _given_states(model):
+    """Returns the ids of the recurrent layers that a model calls with a state of its own making."""
+    given = set()
+    for nodes in getattr(model, "_functional", model)._nodes_by_depth.values():
+        for node in nodes:
+            states = *node.arguments.args[1:2], node.arguments.kwargs.get("initial_state")
+            if isinstance(node.operation, keras.layers.RNN) and any(state is not None for state in states):
+                given.add(id(node.operation))
+    return given
 
 
 def _fits(shape, expected):

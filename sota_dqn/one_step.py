@@ -17,7 +17,7 @@ from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive, check_seed
 from sota_dqn.choice import Choice
 from sota_dqn.environments import Environments, episode_seeds, is_vector, make_factory, make_vector
-from sota_dqn.models import check_model, has_convolutions, is_recurrent
+from sota_dqn.models import check_model, has_convolutions, is_recurrent, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.reporting import Clock, Epoch
@@ -169,6 +169,7 @@ class OneStepTrainer(TrainerBase):
         )
         self.learner = OneStepLearner(model, self.shared, method=METHODS[method], stacked=frame_stack is not None)
         self.learner.compile(first.observations, first.actions)
+        self._compiled = self._compiled_now()
 
     @property
     def updates(self):
@@ -350,8 +351,8 @@ def _check_arguments(model, method, local_max_steps, n_step, discount, final_eps
         raise ValueError(
             f"Argument `n_step` must be at most `local_max_steps`, {local_max_steps}. Received: n_step={n_step}"
         )
-    if not 0 <= discount <= 1:
-        raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount}")
+    if not _is_probability(discount):
+        raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount!r}")
     check_seed(seed)
     is_drawn = isinstance(final_epsilons, dict) and len(final_epsilons) > 0
     if not is_drawn or not all(_is_probability(x) and _is_probability(p) and p for x, p in final_epsilons.items()):
@@ -361,6 +362,8 @@ def _check_arguments(model, method, local_max_steps, n_step, discount, final_eps
         )
     if isinstance(model, keras.Model) and is_recurrent(model):
         raise ValueError("A recurrent model is not supported here: use DQNTrainer, which learns from sequences.")
+    if isinstance(model, keras.Model) and previous_inputs(model):
+        raise ValueError(f"The inputs {previous_inputs(model)} of the model are not supported here: use DQNTrainer.")
 
 
 def _check_env(env, workers):

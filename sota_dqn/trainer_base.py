@@ -116,7 +116,7 @@ class TrainerBase(abc.ABC):
             A `keras.callbacks.History` of this call. The whole run's is `self.history`.
 
         Raises:
-            ValueError: If a reward or an observation is NaN, or an argument is out of range. Whatever ends the training
+            ValueError: If a reward or an observation is not finite, or an argument is out of range. Whatever ends the training
                 early, a checkpoint is written first: by a `Checkpoint` callback, or else to the directory that the
                 error names.
             KeyboardInterrupt: After Ctrl-C, when the running step is complete. Training can go on from there.

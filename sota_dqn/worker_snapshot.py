@@ -10,6 +10,7 @@ __all__ = ["restore", "save"]
 
 def save(trainer, path):
     """Writes a checkpoint of `trainer` to the directory `path`. The workers must be at rest."""
+    trainer.check_compiled()
     first = trainer.workers[0]
     config = {
         "run": trainer.run,

@@ -113,9 +113,9 @@ class Worker:
         self.length += 1
         self.episode_return += reward
         self.episode_length += 1
-        self._check("reward", outcome.reward)
+        self._check("reward", outcome.reward, over)
         self.observation = self.preprocess(outcome.final_observation if over else outcome.observation)
-        self._check("observation", self.observation)
+        self._check("observation", self.observation, over)
         self.seen = self.frames(self.observation, np.zeros(1, bool))
         self.observations[self.length] = self.seen[0]
         self.action = None
@@ -124,9 +124,9 @@ class Worker:
                 self.action = self.actions[self.length] = self._choose(learner, shared, step + 1)
         shared.finish(Episode(self.number, self.episode_return, self.episode_length) if over else None)
         if over or terminated or self.length == len(self.rewards):
+            segment, self.length = self._segment(terminated), 0  # it is over even where learning raises
             with clock("learn"):
-                learner.learn(self._segment(terminated))
-            self.length = 0
+                learner.learn(segment)
         if over:
             self._begin(outcome.observation)
 
@@ -141,6 +141,7 @@ class Worker:
             "random": self.random.bit_generator.state,
             "action": self.action,
             "length": self.length,
+            "torn": self.torn,
         }
 
     def arrays(self):
@@ -165,7 +166,8 @@ class Worker:
         """
         self.random.bit_generator.state = state["random"]
         observation, rewards = self.environments.restore(state["environments"])
-        if observation is None or not np.array_equal(self.preprocess(observation), arrays["observation"]):
+        exact = observation is not None and np.array_equal(self.preprocess(observation), arrays["observation"])
+        if not exact or state.get("torn"):  # the environment may be a step, or an episode, ahead of the segment
             self.environments.episodes[:] = state["environments"]["episodes"]
             self._begin(self.environments.reset())
             return False
@@ -207,12 +209,13 @@ class Worker:
         observations[length + 1 :] = observations[length]
         return Segment(observations, actions, returns, discount, bootstrap, mask)
 
-    def _check(self, what, values):
-        """Raises ValueError where a number is NaN. Step 0 of an episode is its first observation."""
-        if values.dtype.kind == "f" and np.isnan(values).any():
+    def _check(self, what, values, over=False):
+        """Raises ValueError where a number is NaN or infinite. Step 0 of an episode is its first observation; where
+        one is `over`, the next has been counted already."""
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ValueError(
-                f"The {what} of worker {self.number} is NaN at step {self.episode_length} of its episode "
-                f"{int(self.environments.episodes[0])}."
+                f"The {what} of worker {self.number} is {'NaN' if np.isnan(values).any() else 'infinite'} at step "
+                f"{self.episode_length} of its episode {int(self.environments.episodes[0]) - over}."
             )
 
 

@@ -60,6 +60,16 @@ def test_evaluation_equals_the_trainers(saved):
     assert DQNInference(path).evaluate(2)["seeds"] != found["seeds"][:2]
 
 
+def test_random_actions_of_an_evaluation_come_from_its_seed(saved):
+    trainer, path = saved
+    agent = DQNInference(path, epsilon=0.5, seed=3)
+    first = agent.evaluate(3, seed=0)
+    assert agent.evaluate(3, seed=0) == first == trainer.evaluate(3, seed=0, epsilon=0.5)
+    assert agent.evaluate(3, seed=1)["returns"] != first["returns"]
+    observations = np.zeros((64, 4), "float32")
+    np.testing.assert_array_equal(agent.act(observations), DQNInference(path, epsilon=0.5, seed=3).act(observations))
+
+
 def test_a_subclassed_model_acts_and_evaluates():
     class Plain(keras.Model):
         def __init__(self):
@@ -89,7 +99,7 @@ def test_random_actions():
     best = greedy(model, observations[:1])[0]
     tenth = (DQNInference(model, epsilon=0.2).act(observations) != best).mean()
     assert 0.07 < tenth < 0.13
-    with pytest.raises(ValueError, match=r"Argument `epsilon` must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"Argument `epsilon` must be between 0 and 1\. Received: epsilon=1\.5"):
         DQNInference(model, epsilon=1.5)
 
 
@@ -158,6 +168,82 @@ def test_episodes_that_are_played_leave_the_streams_alone(random):
     np.testing.assert_array_equal(*recorded)
 
 
+@pytest.mark.parametrize("frame_stack", [None, 3])
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros(3), np.zeros((2, 3)), np.zeros((1, 1, 2)), np.zeros((0, 2)), np.array(["a", "b"]), np.zeros(2, complex)],
+)
+def test_a_wrong_observation_changes_nothing(wrong, frame_stack):
+    model = network(2) if frame_stack is None else network(2, 3)
+    agents = [DQNInference(model, env=Wide, frame_stack=frame_stack) for _ in range(2)]
+    frames = np.random.default_rng(0).normal(size=(4, 2, 2)).astype("float32")
+    found = []
+    for agent in agents:
+        for time, frame in enumerate(frames):
+            if agent is agents[1] and time % 2 == 0:
+                with pytest.raises(ValueError, match=r"`observation` must be one of shape \(2,\) and dtype float32"):
+                    agent.act(wrong)
+            found.append(agent.act(frame))
+    np.testing.assert_array_equal(found[:4], found[4:])
+
+
+def test_a_wrong_observation_of_a_model_alone():
+    agent = DQNInference(network(2))
+    with pytest.raises(ValueError, match=r"shape \(2,\) and dtype float32.* Received: shape=\(3,\), dtype=float64"):
+        agent.act(np.zeros(3))
+    assert agent.act([1, 2]) == agent.act(np.float32([1, 2])) == agent.act(np.float64([1, 2]))
+
+
+class Pictures(probes.Probe):
+    observation_space = spaces.Box(0, 255, (2, 2), "uint8")
+
+    def observe(self):
+        return np.full((2, 2), 7, "uint8")
+
+    def move(self, action):
+        return 1.0, True, False
+
+
+def test_observations_come_in_the_dtype_of_the_space(tmp_path):
+    seen = []
+
+    def keep(frames):
+        seen.append(frames.dtype.name)
+        return frames
+
+    DQNTrainer(Pictures, network(2, 2), num_envs=2, replay=Replay(400), preprocess=keep).save(tmp_path)
+    for agent in (DQNInference(tmp_path, preprocess=keep), DQNInference(network(2, 2), env=Pictures, preprocess=keep)):
+        seen.clear()
+        picture = [[0, 255], [7, 9]]
+        assert agent.act(picture) == agent.act(np.uint8(picture)) == agent.act(np.float32(picture))
+        assert seen == ["uint8"] * 3
+        for wrong in ([[0, 256], [7, 9]], [[0, -1], [7, 9]], [[0.0, 0.5], [7, 9]]):
+            with pytest.raises(ValueError, match=r"shape \(2, 2\) and dtype uint8"):
+                agent.act(wrong)
+
+
+def test_a_reward_that_is_refused_changes_nothing():
+    agent = DQNInference(network(2))
+    agent.act(np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="`reward` must have one number"):
+        agent.act(np.zeros((3, 2)), reward=[1.0])
+    agent.reset([True, False])  # two streams still
+
+
+def test_reset_takes_a_mask():
+    agent = DQNInference(network(2))
+    agent.reset([True])  # of streams that have not begun
+    agent.act(np.zeros((3, 2)))
+    for wrong in ([0, 2], [0, 1, 1], [True], True, [True, False], [[True, False, True]]):
+        with pytest.raises(ValueError, match=r"`mask` must be 3 booleans, one for each stream\. Received: mask="):
+            agent.reset(wrong)
+    agent.reset(np.array([True, False, True]))
+    np.testing.assert_array_equal(agent._begun, [True, False, True])
+    agent.reset()
+    with pytest.raises(ValueError, match="`mask` must be"):
+        agent.reset([0, 1])
+
+
 class Wide(probes.Probe):
     observation_space = spaces.Box(-np.inf, np.inf, (2,), "float32")
 
@@ -192,6 +278,19 @@ def test_errors_name_what_is_needed(saved, tmp_path):
         DQNInference(saved[0].model, preprocess=halve).act(np.zeros(4))
     with pytest.raises(ValueError, match=r"Argument `episodes` must be at least 1\. Received: episodes=0"):
         DQNInference(saved[1]).evaluate(0)
+    with pytest.raises(TypeError, match=r"Argument `episodes` must be an integer\. Received: episodes=2\.5"):
+        DQNInference(saved[1]).evaluate(2.5)
+    with pytest.raises(ValueError, match=r"Argument `episodes` must be at least 1"):
+        DQNInference(saved[1]).play(episodes=0)
+    for name in ("every", "max_steps"):
+        with pytest.raises(ValueError, match=rf"Argument `{name}` must be at least 1\. Received: {name}=0"):
+            DQNInference(saved[1]).record(tmp_path / "film.gif", **{name: 0})
+    for settings in ({"frame_stack": 0}, {"seed": -1}, {"seed": 0.5}, {"epsilon": "0.1"}, {"epsilon": lambda step: 0}):
+        with pytest.raises(ValueError, match=rf"Argument `{next(iter(settings))}` must be"):
+            DQNInference(saved[0].model, **settings)
+    for play in (agent.evaluate, agent.play, lambda seed: agent.record(tmp_path / "film.gif", seed=seed)):
+        with pytest.raises(ValueError, match=r"Argument `seed` must be an integer of at least 0"):
+            play(seed=-1)
     with pytest.raises(ValueError, match=r"model has 3 outputs and the environment 2 actions"):
         DQNInference(network(4, outputs=3), env="CartPole-v1")
     with pytest.raises(ValueError, match=r"Discrete action space; Box is not supported"):
@@ -219,6 +318,18 @@ def test_film_has_a_frame_for_the_reset_and_for_every_step(saved, tmp_path):
     assert frames[0].shape[:2] == (80, 120)
     assert agent.record(film, seed=4, scale=0.2, max_steps=5, captions=False) == 5.0
     assert len(frames_of(film)) == 6
+
+
+class Drawing(Started):
+    def render(self):
+        return None
+
+
+@pytest.mark.parametrize("env", [Started, Drawing])
+def test_film_of_an_environment_that_draws_nothing(env, tmp_path):
+    with pytest.raises(ValueError, match=r"`env` must be an environment that draws pictures.*Received: env=<class"):
+        DQNInference(network(1), env=env).record(tmp_path / "film.gif")
+    assert not list(tmp_path.iterdir())
 
 
 def test_film_of_an_environment_whose_callable_takes_no_render_mode(saved, tmp_path):

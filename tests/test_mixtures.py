@@ -155,6 +155,57 @@ def test_saved_and_loaded(policy, tmp_path):
     assert never_stopped.policy.state() == resumed.policy.state()
 
 
+def other_names():
+    return Mixture({"one": Greedy(), "two": Switching(Greedy(), Random(), 1.0), "three": Random(), "four": Greedy()})
+
+
+def late():
+    return AdvSwitch(Greedy(), Random())
+
+
+def turns():
+    return Switching(Greedy(), Random(), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(mixed, turns), (mixed, late), (mixed, other_names), (late, turns), (late, mixed), (turns, late), (turns, mixed)],
+)
+def test_another_selection_than_the_checkpoints_begins_anew(before, after, tmp_path):
+    trainer = make(policy=before())
+    trainer.train(30, verbose=0)
+    trainer.save(tmp_path)
+    resumed = DQNTrainer.load(tmp_path, policy=after())
+    assert resumed.policy.state() == started(after(), num_envs=4).state()
+    assert resumed.actor.lengths.any()  # in the middle of episodes
+    resumed.train(30, verbose=0)
+    if before is mixed and after is other_names:
+        assert resumed.policy.assigned.min() >= 0  # drawn for the running episodes too
+
+
+def test_inside_a_mixture_only_what_differs_begins_anew():
+    def mixture(inside):
+        return started(Mixture({"plain": always(0), "inside": inside}))
+
+    before = mixture(Switching(always(1), always(2), 1.0))
+    before.assigned[:], before.policies[1].acting[:] = [1, 0], [1, 1]
+    same, other = mixture(Switching(always(1), always(2), 1.0)), mixture(AdvSwitch(always(1), always(2)))
+    plain = mixture(always(1))
+    for after in (same, other, plain):
+        after.restore(before.state())
+        assert after.assigned.tolist() == [1, 0]
+    assert same.policies[1].acting.tolist() == [1, 1]
+    assert other.policies[1].switches.tolist() == [np.inf, np.inf]
+    same.restore(plain.state())
+    assert same.policies[1].acting.tolist() == [1, 1]
+
+
+def test_adv_switch_with_a_reference_is_for_a_mixture():
+    message = "`reference` must be None outside of a `Mixture`, whose policies it names. Received: reference='x'"
+    with pytest.raises(ValueError, match=message):
+        make(policy=AdvSwitch(Greedy(), Random(), reference="x"))
+
+
 def test_of_two_parts_the_chosen_one_acts():
     trainer = make(policy=Switching(always(1), always(0), 1.0), num_envs=3)
     actions = [ops.convert_to_numpy(trainer.actor.choose(0)).tolist() for _ in range(1)]
@@ -183,6 +234,11 @@ def test_of_two_parts_the_chosen_one_acts():
             lambda: Mixture({"a": AdvSwitch(Greedy(), Random(), reference="b")}),
             ValueError,
             r"`reference` must be one of \('a',\). Received: reference='b'",
+        ),
+        (
+            lambda: Mixture(dict.fromkeys(["a", "b"], Switching(Greedy(), Random(), 1.0))),
+            ValueError,
+            "a Switching of its own under each name. Received: the same one as 'a' and 'b'",
         ),
         (
             lambda: Switching(Greedy(), Switching(Greedy(), Random(), 1.0), 1.0),

@@ -461,6 +461,8 @@ def test_pictures_in_stacks_are_preprocessed_everywhere(tmp_path):
         ({"local_max_steps": 0}, ValueError, "`local_max_steps` must be at least 1"),
         ({"target_network_update": 0}, ValueError, "`target_network_update` must be at least 1"),
         ({"discount": 1.5}, ValueError, "`discount` must be between 0 and 1"),
+        ({"discount": None}, ValueError, "`discount` must be between 0 and 1. Received: discount=None"),
+        ({"discount": "0.9"}, ValueError, "`discount` must be between 0 and 1. Received: discount='0.9'"),
         ({"final_epsilons": {}}, ValueError, "`final_epsilons` must be a dict"),
         ({"final_epsilons": {2.0: 1.0}}, ValueError, "`final_epsilons` must be a dict"),
         ({"final_epsilons": 0.1}, ValueError, "`final_epsilons` must be a dict"),
@@ -492,6 +494,14 @@ def test_a_recurrent_model_is_refused():
         make(model=keras.Sequential(layers))
 
 
+@pytest.mark.parametrize("name", ["previous_action", "previous_reward"])
+def test_a_model_that_sees_the_step_before_is_refused(name):
+    inputs = [keras.Input((4,)), keras.Input((2 if name == "previous_action" else 1,), name=name)]
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Concatenate()(inputs)))
+    with pytest.raises(ValueError, match=rf"inputs \['{name}'\] of the model are not supported here: use DQNTrainer"):
+        make(model=model)
+
+
 def test_optimizers():
     with pytest.raises(ValueError, match="Could not interpret optimizer identifier: fastest"):
         network(optimizer="fastest")
@@ -504,3 +514,11 @@ def test_optimizers():
     optimizer = trainer.model.optimizer
     assert isinstance(optimizer, keras.optimizers.RMSprop) and (optimizer.rho, optimizer.epsilon) == (0.99, 0.1)
     trainer.close()
+
+
+def test_a_model_that_is_compiled_anew(tmp_path):
+    trainer = OneStepTrainer("CartPole-v1", network(), workers=1, epsilon_anneal=10)
+    trainer.model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")
+    for go_on in (lambda: trainer.train(10, verbose=0), lambda: trainer.save(tmp_path / "run")):
+        with pytest.raises(ValueError, match="was compiled anew"):
+            go_on()

@@ -23,6 +23,15 @@ def two_branches():
     return keras.Model(seen, layers.Dense(2)(layers.Concatenate()([left, right])))
 
 
+def with_a_state(layer, *, by_name):
+    """A model whose recurrent layer begins with what another layer makes of the observations."""
+    seen = keras.Input((None, 4))
+    state = layers.Dense(3)(layers.GlobalMaxPooling1D()(seen))
+    states = [state] * len(layer.get_initial_state(1))
+    called = layer(seen, initial_state=states) if by_name else layer(seen, states)
+    return keras.Model(seen, layers.Dense(2)(called))
+
+
 @keras.saving.register_keras_serializable("tests")
 class Decay(keras.layers.Layer):
     """A cell that remembers a mean."""
@@ -242,6 +251,21 @@ def test_what_is_recurrent():
             lambda: sequential(layers.LSTM(2, return_sequences=True, activity_regularizer="l2")),
             "has an activity_regularizer",
         ),
+        (
+            lambda: with_a_state(layers.LSTM(3, return_sequences=True, name="memory"), by_name=True),
+            "recurrent layer 'memory' is called with initial_state=: the trainer carries the state",
+        ),
+        (lambda: with_a_state(layers.GRU(3, return_sequences=True), by_name=False), "is called with initial_state="),
+        (
+            lambda: sequential(layers.Masking(name="holes"), layers.LSTM(3, return_sequences=True)),
+            "layer 'holes' makes a mask, which a recurrent model must do without",
+        ),
+        (
+            lambda: sequential(
+                layers.Embedding(9, 4, mask_zero=True), layers.GRU(3, return_sequences=True), shape=(None,)
+            ),
+            "makes a mask",
+        ),
     ],
 )
 def test_models_whose_state_cannot_be_carried(model, message):
@@ -306,3 +330,9 @@ def test_what_a_checkpoint_finds_while_learning_is_of_before_the_actions(tmp_pat
     assert undisturbed.updates == 0  # the first is due at the next step
     for found, expected in zip(disturbed.actor.choice.after, undisturbed.actor.choice.after, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(found), ops.convert_to_numpy(expected))
+
+
+def test_a_layer_that_another_model_gives_a_state_is_accepted():
+    layer = layers.LSTM(3, return_sequences=True)
+    with_a_state(layer, by_name=True)
+    check_recurrent(sequential(layer, layers.Dense(3)))

@@ -3,6 +3,7 @@
 import gymnasium
 import keras
 import numpy as np
+import probes
 import pytest
 from one_step_runs import METHOD_NAMES, make, network, state_of
 
@@ -83,3 +84,41 @@ def test_a_checkpoint_is_of_so_many_workers(tmp_path):
     with pytest.raises(ValueError, match="`workers` must be that of the checkpoint .*, 3. Received: workers=2"):
         OneStepTrainer.load(tmp_path, workers=2)
     trainer.close()
+
+
+def test_a_run_that_learning_has_stopped_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the rescued run is written
+
+    def fail(segment):
+        raise MemoryError("no room")
+
+    trainer = make(workers=1)
+    trainer.train(50, verbose=0)
+    trainer.learner.learn = fail
+    with pytest.raises(MemoryError) as caught:
+        trainer.train(50, verbose=0)
+    trainer.close()
+    resumed = OneStepTrainer.load(caught.value.__notes__[0].split("'")[1])
+    assert (resumed.steps, resumed.updates) == (trainer.steps, trainer.updates)
+    resumed.train(50, verbose=0)
+    assert resumed.steps == trainer.steps + 50
+    resumed.close()
+
+
+def test_a_step_that_was_cut_short_is_not_learned_from(tmp_path, monkeypatch):
+    """All observations are equal: where the environment is does not tell that it is a step ahead."""
+    monkeypatch.chdir(tmp_path)
+
+    class NoNumber(probes.TimeLimit):
+        def move(self, action):
+            return float("nan") if self.length == 2 else 1.0, False, self.length == 4
+
+    trainer = make(NoNumber, network(1), workers=1)
+    with pytest.raises(ValueError, match="is NaN at step 2 of its episode 1") as caught:
+        trainer.train(50, verbose=0)
+    trainer.close()
+    resumed = OneStepTrainer.load(caught.value.__notes__[0].split("'")[1], env=probes.TimeLimit)
+    assert (resumed.workers[0].length, resumed.workers[0].episode_length) == (0, 0)
+    resumed.train(50, verbose=0)
+    assert all(np.isfinite(array).all() for array in resumed.model.get_weights())
+    resumed.close()

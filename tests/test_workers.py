@@ -29,6 +29,7 @@ class Script:
         self.taken.append(int(actions[0]))
         observation, reward, end = self.outcomes[len(self.taken) - 1]
         over = np.array([end in ("terminated", "truncated")])
+        self.episodes += over
         observation = np.float32([observation])
         return Outcome(
             observation=np.float32([[5.0, 5.0]]) if over[0] else observation,
@@ -68,10 +69,9 @@ class Count:
         self.episodes.append(episode)
 
 
-def play(script, kernel, *, method="q", **settings):
-    """Returns the segments of a worker that plays the script, acting greedily, and the worker."""
+def make_worker(script, *, method="q", **settings):
     settings = {"n_step": 1, "discount": 0.5, "max_steps": 3, "clip_rewards": False, **settings}
-    worker = Worker(
+    return Worker(
         0,
         script,
         lambda observations: observations.copy(),
@@ -81,6 +81,11 @@ def play(script, kernel, *, method="q", **settings):
         random=np.random.default_rng(0),
         **settings,
     )
+
+
+def play(script, kernel, **settings):
+    """Returns the segments of a worker that plays the script, acting greedily, and the worker."""
+    worker = make_worker(script, **settings)
     tape, count = Tape(kernel), Count()
     for step in range(len(script.outcomes)):
         worker.step(tape, count, Clock(False), step)
@@ -190,3 +195,38 @@ def test_observations_of_a_segment_need_no_other_copy():
     for segment in segments:
         assert segment.observation.ctypes.data % 64 == 0
         assert not np.shares_memory(segment.observation, worker.observations)
+
+
+def test_a_segment_is_over_where_learning_raises():
+    class Full(Tape):
+        def learn(self, segment):
+            raise MemoryError
+
+    worker = make_worker(Script(*(([step, 1], 0.0, "") for step in range(9))), max_steps=2)
+    worker.step(Full(KERNEL), Count(), Clock(False), 0)
+    with pytest.raises(MemoryError):
+        worker.step(Full(KERNEL), Count(), Clock(False), 1)
+    assert worker.length == 0
+    tape = Tape(KERNEL)
+    for step in range(2):
+        worker.step(tape, Count(), Clock(False), 2 + step)
+    np.testing.assert_array_equal(tape.segments[0].observation[:, 0], [1, 2, 3])
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "what", "how"),
+    [
+        ([([0, 1], NAN, "")], "reward", "NaN at step 1 of its episode 1"),
+        ([([0, 1], NAN, "terminated")], "reward", "NaN at step 1 of its episode 1"),
+        ([([0, 1], -INFINITE, "truncated")], "reward", "infinite at step 1 of its episode 1"),
+        ([([0, 1], 0.0, ""), ([0, NAN], 0.0, "life")], "observation", "NaN at step 2 of its episode 1"),
+        ([([0, INFINITE], 0.0, "terminated")], "observation", "infinite at step 1 of its episode 1"),
+        ([([0, 1], 0.0, "truncated"), ([1, NAN], 0.0, "")], "observation", "NaN at step 1 of its episode 2"),
+    ],
+)
+def test_numbers_that_are_not_finite(outcomes, what, how):
+    with pytest.raises(ValueError, match=rf"The {what} of worker 0 is {how}\."):
+        play(Script(*outcomes), KERNEL)
