@@ -116,9 +116,9 @@ class TrainerBase(abc.ABC):
             A `keras.callbacks.History` of this call. The whole run's is `self.history`.
 
         Raises:
-            ValueError: If a reward or an observation is not finite, or an argument is out of range. Whatever ends the training
-                early, a checkpoint is written first: by a `Checkpoint` callback, or else to the directory that the
-                error names.
+            ValueError: If a reward or an observation is not finite, the model was compiled anew, or an argument is out
+                of range. Whatever ends the training early, a checkpoint is written first: by a `Checkpoint` callback,
+                or else to the directory that the error names.
             KeyboardInterrupt: After Ctrl-C, when the running step is complete. Training can go on from there.
         """
         check_positive(steps=steps, episodes=episodes)
