@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import shutil
+import types
 
 import faults
 import keras
@@ -311,9 +312,12 @@ def test_what_is_not_ours_is_given_again(value, description):
         checkpoint.decode(encoded, "target")
 
 
+OWN_SAMPLER = types.SimpleNamespace(**dict.fromkeys(("build", "retire", "admit", "sample", "update"), print))
+
+
 @pytest.mark.parametrize(
     "value",
-    [policies.EpsilonGreedy(lambda step: 0.5), [own_target, targets.double], Replay(9, sampler=object())],
+    [policies.EpsilonGreedy(lambda step: 0.5), [own_target, targets.double], Replay(9, sampler=OWN_SAMPLER)],
     ids=["schedule", "list", "sampler"],
 )
 def test_what_is_inside_is_asked_for_by_the_argument_of_the_trainer(value):
