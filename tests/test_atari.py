@@ -45,9 +45,9 @@ def stored(trainer, stream):
     trainer.actor.flush()
     storage = trainer.replay.storage
     count = int(keras.ops.convert_to_numpy(storage.count.value)[stream])
-    rows = slice(stream * storage.rows_per_stream, stream * storage.rows_per_stream + count)
-    names = ("observation", "action", "reward", "terminated", "valid")
-    return {name: keras.ops.convert_to_numpy(getattr(storage, name).value)[rows] for name in names}
+    places = stream * storage.rows_per_stream + np.arange(count, dtype="int32")
+    steps = storage.read(places)._replace(observation=keras.ops.convert_to_numpy(storage.observation.value)[places])
+    return {name: keras.ops.convert_to_numpy(values) for name, values in steps._asdict().items()}
 
 
 def play(vector, actions, seeds):

@@ -571,7 +571,10 @@ def test_a_name_that_is_not_public(damaged):
         ),
         ({"num_envs": 3}, "`num_envs` must be that of the checkpoint .*, 2. Received: num_envs=3"),
         ({"replay": Replay(200)}, "was made with other arguments: replay_0 has shape"),
-        ({"replay": Replay(100, sampler=samplers.Uniform()), "bounds": returns.Bounds(return_to_go=True)}, "of a replay with another sampler or other bounds"),
+        (
+            {"replay": Replay(100, sampler=samplers.Uniform()), "bounds": returns.Bounds(return_to_go=True)},
+            "of a replay with another sampler or other bounds",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit(given, message, damaged):
