@@ -42,12 +42,13 @@ class Outcome(NamedTuple):
     final_observation: Any  # [E, ...] what the step led to, where `begun`; None where nothing was reset on the spot
 
 
-def make_factory(env):
+def make_factory(env, argument="env"):
     """Returns a function of `render_mode` that makes one environment like `env`, or None where that cannot be.
 
     Args:
         env: An id, a callable that returns a `gymnasium.Env` (it takes `render_mode` when films are made), a
             `gymnasium.Env`, or a `gymnasium.vector.VectorEnv`.
+        argument: What the user's argument is called, for the error.
 
     Raises:
         ValueError: If the id is not registered.
@@ -65,7 +66,8 @@ def make_factory(env):
     if callable(env):
         return functools.partial(_call, env)
     raise TypeError(
-        f"Argument `env` must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. Received: env={env!r}"
+        f"Argument `{argument}` must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. "
+        f"Received: {argument}={env!r}"
     )
 
 
@@ -82,12 +84,7 @@ def make_evaluation_factory(env, eval_env=None):
     """
     if eval_env is env and make_factory(env) is None:
         raise ValueError("Argument `eval_env` must be another environment than the one trained in. Received: the same.")
-    try:
-        factory = make_factory(env if eval_env is None else eval_env)
-    except TypeError as error:
-        if eval_env is None:
-            raise
-        raise TypeError(str(error).replace("`env`", "`eval_env`").replace("env=", "eval_env=")) from None
+    factory = make_factory(env) if eval_env is None else make_factory(eval_env, "eval_env")
     if factory is not None:
         return factory
     if eval_env is None or is_vector(eval_env):

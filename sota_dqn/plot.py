@@ -81,15 +81,19 @@ def _describe(record):
     """Returns a run's settings but the seed as a flat dict of texts."""
     settings, model = record["settings"], record["model"]
     arguments = {name: _short(value) for name, value in settings["arguments"].items() if name != "seed"}
-    name = re.sub(r"_\d+$", "", model["name"])  # Keras numbers the models that a process makes
-    optimizer = {f"optimizer's {key}": value for key, value in model.get("optimizer", {}).items()}
+    optimizer = {f"optimizer's {key}": _unnumbered(value) for key, value in model.get("optimizer", {}).items()}
     return {
         **arguments,
-        "model": f"{name} ({model['parameters']:,})",
+        "model": f"{_unnumbered(model['name'])} ({model['parameters']:,})",
         **optimizer,
         "loss": model.get("loss"),
         "backend": settings["backend"],
     }
+
+
+def _unnumbered(name):
+    """Returns a name without the number that Keras gives to the models and optimizers that a process makes."""
+    return re.sub(r"_\d+$", "", name)
 
 
 def _short(value):

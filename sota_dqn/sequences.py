@@ -140,7 +140,7 @@ class SequenceLearner(Learner):
         return self.replay.storage.read_states(rows)
 
     def begun(self, rows, valid):
-        """Returns which rows of the windows that begin with `rows` (`[B]`) are an episode's first: `[B, W]` uint8.
+        """Returns which rows of the windows that begin with `rows` (`[B]`) are an episode's first: `[B, W]`, 1 or 0.
 
         Where the state before an episode is not learned, the first row of a window does not count: the state that is
         read for it is that before an episode already.

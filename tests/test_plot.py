@@ -53,7 +53,7 @@ def test_it_is_written_while_the_run_goes_on(tmp_path):
         callbacks.RunLog(tmp_path, every=-1)
 
 
-def run(seed=0, name="net", eval_return=(None, 1.0, 3.0), rate="0.001", loss="mse", **arguments):
+def run(seed=0, name="net", eval_return=(None, 1.0, 3.0), optimizer="adam", rate="0.001", loss="mse", **arguments):
     arguments = {"env": "CartPole-v1", "n_step": 5, "seed": seed, **arguments}
     return {
         "run": f"{seed}",
@@ -61,7 +61,7 @@ def run(seed=0, name="net", eval_return=(None, 1.0, 3.0), rate="0.001", loss="ms
         "model": {
             "name": name,
             "parameters": 10,
-            "optimizer": {"name": "adam", "learning_rate": rate},
+            "optimizer": {"name": optimizer, "learning_rate": rate},
             "loss": loss,
         },
         "history": {"steps": [10, 20, 30], "seconds": [1.0, 2.5, 3.0], "eval_return": list(eval_return)},
@@ -74,7 +74,9 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group():
     assert plot.group([(None, one), (None, third), (None, other)]) == {"n_step 5": [one, other], "n_step 1": [third]}
     assert plot.group([("a", one), ("b", other), ("a", third)]) == {"a": [one, third], "b": [other]}
     assert list(plot.group([(None, one), (None, run(name="big"))])) == ["model net (10)", "model big (10)"]
-    assert plot.group([(None, run(name="net_1")), (None, run(name="net_12"))]).keys() == {"CartPole-v1"}
+    assert plot.group([(None, run(name="net_1")), (None, run(name="net_12", optimizer="adam_2"))]).keys() == {
+        "CartPole-v1"
+    }
     rates = plot.group([(None, one), (None, run(rate="0.01")), (None, run(loss="Huber"))])
     assert list(rates) == [
         "optimizer's learning_rate 0.001, loss mse",

@@ -33,7 +33,7 @@ class Program:
 
             compiled = tf.function(flat, jit_compile=self.plan.xla, autograph=False)
             concrete = compiled.get_concrete_function(*tensors)
-            return concrete, concrete.inference_fn, concrete.captured_inputs
+            return concrete.inference_fn, concrete.captured_inputs, concrete  # which owns the two
 
         def call(*arguments):
             arrays = tf.nest.flatten(arguments)
@@ -41,7 +41,7 @@ class Program:
             tensors = [_as_tensor(array) for array in arrays]
             if signature not in programs:
                 programs[signature] = trace(tensors, tf.nest.map_structure(lambda _: 0, arguments))
-            _, program, captured = programs[signature]
+            program, captured, _ = programs[signature]
             return program.call_preflattened(tensors + captured)
 
         return Compiled(call, lambda: len(programs))
