@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from sota_dqn.checks import check_id, check_positive
 from sota_dqn.types import recorded
 
-__all__ = ["Atari", "is_game", "native"]
+__all__ = ["Atari", "is_game", "native", "protocol"]
 
 GAME = "ale_py.env:AtariEnv"  # the entry point of the ids of games
 HEIGHT, WIDTH = 210, 160  # pixels of the screen
@@ -129,17 +129,7 @@ class Atari:
     @property
     def protocol(self):
         """What has to stand beside every score of this game."""
-        settings = self.settings
-        return ", ".join(
-            [
-                f"sticky {settings['repeat_action_probability']:g}",
-                "all 18 actions" if settings["full_action_space"] else "the game's own actions",
-                f"up to {settings['noop_max']} no-ops{' and FIRE' if settings['use_fire_reset'] else ''} at the start",
-                f"{settings['frameskip']} frames a step",
-                f"at most {settings['max_num_frames_per_episode']:,} frames a game",
-                f"a lost life is {'a' if self.life_loss else 'no'} termination in training, never in a score",
-            ]
-        )
+        return _describe(self.settings, life_loss=self.life_loss)
 
 
 class _Games(VectorEnv):
@@ -253,6 +243,32 @@ def native(env, *, raw):
 def is_game(env):
     """Returns whether `env`, as a user passes it, is an `Atari` or the id of a game with pictures."""
     return isinstance(env, Atari) or isinstance(env, str) and _is_native(env)
+
+
+def protocol(env):
+    """Returns what has to stand beside every score in `env`, as a user passes it; None where it says nothing of itself.
+
+    The id of a game that is not played by `Atari` is played as it is registered: without no-ops, FIRE or lost lives.
+    """
+    if isinstance(env, str) and is_game(env):
+        return _describe({"noop_max": 0, "use_fire_reset": False, **gymnasium.spec(env).kwargs}, life_loss=False)
+    return getattr(env, "protocol", None)
+
+
+def _describe(settings, *, life_loss):
+    """Returns the sentence that says how a game is played."""
+    frames = settings["frameskip"]  # a number, or the ends of a range from which it is drawn
+    noops = f"up to {settings['noop_max']}" if settings["noop_max"] else "no"
+    return ", ".join(
+        [
+            f"sticky {settings['repeat_action_probability']:g}",
+            "all 18 actions" if settings["full_action_space"] else "the game's own actions",
+            f"{noops} no-ops{' and FIRE' if settings['use_fire_reset'] else ''} at the start",
+            f"{frames if isinstance(frames, int) else ' to '.join(map(str, frames))} frames a step",
+            f"at most {settings['max_num_frames_per_episode']:,} frames a game",
+            f"a lost life is {'a' if life_loss else 'no'} termination in training, never in a score",
+        ]
+    )
 
 
 def _is_native(id):

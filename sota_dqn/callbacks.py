@@ -22,6 +22,8 @@ from sota_dqn.files import check_writable, replacing
 
 __all__ = ["Callback", "Checkpoint", "Evaluation", "LearningCurve", "Progress", "RunLog"]
 
+LEARNING_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+
 
 class Callback(keras.callbacks.Callback):
     """A Keras callback that knows its trainer and hears of the end of every episode."""
@@ -49,7 +51,7 @@ def arrange(given, record, *, verbose):
 
     Args:
         given: The user's, a list.
-        record: What keeps the history.
+        record: What keeps the history. It is told again after schedules of the learning rate, which is in their logs.
         verbose: Whether the progress is shown.
 
     Raises:
@@ -60,9 +62,11 @@ def arrange(given, record, *, verbose):
             "BackupAndRestore cannot resume a replay and its environments: use "
             "sota_dqn.callbacks.Checkpoint(path), and DQNTrainer.load(path) to go on."
         )
-    first = [callback for callback in given if isinstance(callback, Evaluation)]
+    evaluations = [callback for callback in given if isinstance(callback, Evaluation)]
     rest = [callback for callback in given if not isinstance(callback, Evaluation)]
-    return [*first, record, *rest, *([Progress()] if verbose else [])]
+    written = max((number for number, callback in enumerate(rest, 1) if isinstance(callback, LEARNING_RATE)), default=0)
+    again = [record] if written else []
+    return [*evaluations, record, *rest[:written], *again, *rest[written:], *([Progress()] if verbose else [])]
 
 
 class Evaluation(Callback):
@@ -206,8 +210,8 @@ class LearningCurve(Callback):
 class RunLog(Callback):
     """Keeps a run's settings and curves in `run.json`, for `python -m sota_dqn.plot` to compare it with others.
 
-    The file holds `run` (an id that a resumed run keeps), `settings`, `model` (name, parameters, optimizer, loss) and
-    `history`, the logs of every epoch by name, None for NaN.
+    The file holds `run` (an id that a resumed run keeps), `settings`, `model` (name, parameters, optimizer, loss),
+    `eval_protocol` (how the last evaluation was played) and `history`, the logs of every epoch by name, None for NaN.
 
     Args:
         directory: Of the run. A run of another id in it is an error: it would be lost.
@@ -253,7 +257,8 @@ class RunLog(Callback):
             "optimizer": self._optimizer,
             "loss": _name_of(trainer.model.loss),
         }
-        record = {"run": trainer.run, "settings": trainer.settings, "model": model, "history": history}
+        record = {"run": trainer.run, "settings": trainer.settings, "model": model}
+        record |= {"eval_protocol": trainer.eval_protocol, "history": history}
         with replacing(self.path) as path:
             path.write_text(json.dumps(record, default=float) + "\n")
         self._written = monotonic()
@@ -274,6 +279,7 @@ class Progress(Callback):
         self._logs = {}
         self._begin = self._shown = 0.0
         self._first = {}
+        self._protocol = None
 
     def on_train_begin(self, logs=None):
         self._begin, self._shown = monotonic(), -math.inf
@@ -282,6 +288,11 @@ class Progress(Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._logs = dict(logs or {})
+        protocol = self.trainer.eval_protocol
+        if protocol != self._protocol and _number(self._logs.get("eval_return")) is not None:
+            self._protocol = protocol
+            clear = "\r\x1b[K" if self._terminal() else ""
+            (self.stream or sys.stdout).write(f"{clear}evaluations: {protocol}\n")
         if self._terminal() or monotonic() - self._shown >= self.EVERY:
             self._show(self._time_left())
 

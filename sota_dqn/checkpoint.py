@@ -15,6 +15,7 @@ import re
 import shutil
 import types
 import warnings
+import zipfile
 
 import keras
 import numpy as np
@@ -43,7 +44,7 @@ MODULES = (
     "targets",
 )
 DIRECTORY = re.compile(r"step-\d{9,}(-1)?")
-SLICE = 32 * 2**20  # bytes of a large array in host memory at a time
+SLICE = 4 * 2**20  # bytes of a large array in host memory at a time
 
 
 def check_directory(path):
@@ -87,12 +88,14 @@ def save(path, *, config, state, model, arrays):
         for array, values in arrays.items():
             _write_array(partial / "arrays" / f"{array}.npy", values)
         _write_json(partial / "state.json", state)
-        for file in partial.rglob("*.*"):
-            _synchronize(file)
+        for written in (*partial.rglob("*"), partial):
+            _synchronize(written)
         partial.rename(path / name)
         _write_json(temporary, config, indent=2)
         _synchronize(temporary)
+        _synchronize(path)
         os.replace(temporary, path / "config.json")
+        _synchronize(path)
     finally:
         _clean(path)
 
@@ -185,11 +188,33 @@ def load_model(path, custom_objects=None):
             warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
             return keras.saving.load_model(path, custom_objects=custom_objects, safe_mode=True)
     except Exception as error:  # Keras raises whatever the zip and h5 libraries do
-        raise ValueError(
-            f"The model {path} cannot be loaded. If it has layers of your own, pass them as "
-            f"custom_objects={{name: class}}. "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        missing = ", ".join(f"{name!r}: {name}" for name in _missing(path, custom_objects or {}))
+        advice = f"Pass what is your own in it: custom_objects={{{missing}}}" if missing else error
+        raise ValueError(f"The model {path} cannot be loaded ({type(error).__name__}). {advice}") from error
+
+
+def _missing(path, custom_objects):
+    """Yields the names of the layers, functions and losses in a `.keras` file that are not known here.
+
+    Raises:
+        ValueError: If the file is not whole.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            waiting = [json.loads(archive.read("config.json"))]
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"The model {path} is damaged: {error}.") from error
+    seen = set(custom_objects)
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict) and "registered_name" in found:
+            function = found["class_name"] == "function"
+            name = found["config"] if function else found["registered_name"]
+            ours = function or not (found["module"] or "").startswith("keras")
+            if ours and name and name not in seen and keras.saving.get_registered_object(name) is None:
+                seen.add(name)
+                yield name.rpartition(">")[2]
+        waiting += found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
 
 
 def encode(value, name):
@@ -328,7 +353,14 @@ def _write_json(file, values, **options):
     file.write_text(json.dumps(values, default=plain, **options) + "\n")
 
 
-def _synchronize(file):
-    """Waits until `file` is on the disk: a power cut, too, finds the old checkpoint or the new one."""
-    with open(file, "rb") as stream:
-        os.fsync(stream.fileno())
+def _synchronize(path):
+    """Waits until a file, or what a directory lists, is on the disk: a power cut, too, finds the old checkpoint or the
+    new one.
+    """
+    if path.is_dir() and os.name != "posix":
+        return  # a directory cannot be opened there
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

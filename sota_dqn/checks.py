@@ -3,11 +3,12 @@
 import difflib
 import importlib
 import numbers
+import types
 
 import gymnasium
 import numpy as np
 
-__all__ = ["check_distinct", "check_epsilon", "check_id", "check_positive", "check_seed"]
+__all__ = ["check_distinct", "check_epsilon", "check_id", "check_named", "check_positive", "check_seed"]
 
 
 def check_positive(**numbers):
@@ -29,6 +30,16 @@ def check_seed(seed):
     """Raises ValueError unless a run's seed is an integer of at least 0."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"Argument `seed` must be an integer of at least 0. Received: seed={seed!r}")
+
+
+def check_named(function, what):
+    """Raises ValueError where a function of the user's is a lambda, which Keras saves but does not load."""
+    if isinstance(function, types.FunctionType) and function.__name__ == "<lambda>":
+        if not function.__module__.startswith("keras."):
+            raise ValueError(
+                f"A checkpoint could not be loaded safely with a lambda as {what}: pass a function with a name, "
+                "registered with keras.saving.register_keras_serializable."
+            )
 
 
 def check_distinct(envs):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sota_dqn import checkpoint, recorder
+from sota_dqn import atari, checkpoint, recorder
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_epsilon, check_positive, check_seed
 from sota_dqn.choice import Choice, Frames
@@ -139,7 +139,7 @@ class DQNInference:
         check_seed(seed)
         seeds = episode_seeds([seed], episodes)
         returns, lengths = self._play(self._factory(), seeds)
-        protocol = describe(self.epsilon, episodes, getattr(self._environment(), "protocol", None))
+        protocol = describe(self.epsilon, episodes, atari.protocol(self._environment()))
         return summarize(returns, lengths, seeds, protocol=protocol)
 
     def play(self, *, episodes=1, seed=0):

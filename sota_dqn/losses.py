@@ -12,6 +12,7 @@ import numbers
 import keras
 from keras import ops
 
+from sota_dqn.checks import check_named
 from sota_dqn.types import recorded
 
 __all__ = ["from_keras", "huber", "linear_lower_bound", "lower_bound", "squared"]
@@ -100,7 +101,9 @@ def from_keras(loss):
 
     Raises:
         TypeError: If `loss` is none of these.
+        ValueError: If it is a lambda, which no checkpoint can hold.
     """
+    check_named(loss, "the loss")
     found = keras.losses.get(loss) if isinstance(loss, (str, type)) else loss
     if isinstance(found, keras.losses.Loss):
         found = found.call

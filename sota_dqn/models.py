@@ -7,6 +7,8 @@ their `keras.Input`. To offer one more, name it in `PREVIOUS`, and give it its s
 import keras
 from keras import ops, tree
 
+from sota_dqn.checks import check_named
+
 __all__ = [
     "check_model",
     "check_recurrent",
@@ -40,6 +42,8 @@ def check_model(model, observations, num_actions):
                 f"The model has a Lambda layer, {layer.name!r}, which cannot be loaded safely from a checkpoint: "
                 "write it as a keras.layers.Layer subclass, or use a layer that Keras has (Rescaling, for example)."
             )
+        for name, value in vars(layer).items():
+            check_named(value, f"the `{name}` of the layer {layer.name!r}")
     recurrent = is_recurrent(model)
     if recurrent:
         check_recurrent(model)

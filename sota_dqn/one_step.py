@@ -229,17 +229,22 @@ class OneStepTrainer(TrainerBase):
         return clock
 
     def _tell(self, episodes, metrics, *, on_episode_end, batches):
-        """Tells callbacks of the updates and the episodes since the last time, in their order."""
+        """Tells callbacks of the updates and the episodes since the last time, in their order.
+
+        All of them are counted before: a callback may save the run, or raise.
+        """
+        calls, before = self.epoch.calls, self.episodes
         for made in metrics:
-            number = self.epoch.calls
-            batches.begin(number)
             self.epoch.learned(made)
+        for _, episode in episodes:
+            self.epoch.episode(episode)
+        self.episodes += len(episodes)
+        for number, made in enumerate(metrics, calls):
+            batches.begin(number)
             batches.learned(number, made)
         batches.end()
-        for steps, episode in episodes:
-            self.epoch.episode(episode)
-            self.episodes += 1
-            self._tell_episode(self.episodes - 1, episode, steps, on_episode_end)
+        for number, (steps, episode) in enumerate(episodes, before):
+            self._tell_episode(number, episode, steps, on_episode_end)
 
     def _restore(self, found):
         return worker_snapshot.restore(self, found)

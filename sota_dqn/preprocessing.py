@@ -48,9 +48,9 @@ class Preprocessing:
 
         Raises:
             ValueError: If a callable changes the number of observations, or their shape or dtype from one call to the
-                next.
+                next, or makes numbers that are not finite of some that are.
         """
-        batch = len(observations)
+        batch, given = len(observations), observations
         for function in self.functions:
             observations = function(observations)
         observations = np.array(observations)  # a copy: a callable may fill one array of its own again and again
@@ -68,6 +68,13 @@ class Preprocessing:
                 f"Preprocessing must return the same shape and dtype at every call, {self.shape} of {self.dtype} so "
                 "far. "
                 f"Received: {observations.shape[1:]} of {observations.dtype.name}"
+            )
+        ours = self.functions and observations.dtype.kind == "f"
+        if ours and not np.isfinite(observations).all() and np.isfinite(given).all():
+            wrong = ~np.isfinite(observations.reshape(batch, -1)).all(axis=1)
+            raise ValueError(
+                f"Preprocessing must return finite numbers. Received: {observations[wrong][0]} for environment "
+                f"{np.flatnonzero(wrong)[0]}"
             )
         return observations
 

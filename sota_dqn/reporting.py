@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 
-__all__ = ["Batches", "Clock", "Epoch", "Interrupt", "Record"]
+__all__ = ["Batches", "Clock", "Epoch", "Interrupt", "Record", "forget_nan"]
 
 PHASES = ("environment", "act", "insert", "learn", "idle", "callbacks")
 
@@ -120,6 +120,8 @@ class Epoch:
 class Record(keras.callbacks.Callback):
     """Appends every epoch's logs to a history that outlives the call of `train`; NaN where a name is missing.
 
+    Told of an epoch again, it takes what the logs have become.
+
     Args:
         history: A dict of lists.
     """
@@ -127,9 +129,14 @@ class Record(keras.callbacks.Callback):
     def __init__(self, history):
         super().__init__()
         self.history = history
+        self._epoch = None
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
+        if epoch == self._epoch:
+            for values in self.history.values():
+                values.pop()
+        self._epoch = epoch
         epochs = max(map(len, self.history.values()), default=0)
         for name in {**self.history, **logs}:
             before = self.history.setdefault(name, [math.nan] * epochs)
@@ -225,6 +232,17 @@ class Batches:
             logs = {name: float(np.mean(keras.ops.convert_to_numpy(values))) for name, values in metrics.items()}
             self._listeners.on_train_batch_end(number, logs)
         self._running = None
+
+
+def forget_nan(callbacks):
+    """Has Keras's callbacks that keep a best value begin anew where it is NaN, what the logs say of what was not yet.
+
+    They take the first value, whatever it is, and nothing is better than NaN.
+    """
+    for callback in callbacks:
+        best = getattr(callback, "best", None)
+        if isinstance(best, float) and math.isnan(best):
+            callback.best = None
 
 
 def _mean(values):

@@ -12,13 +12,13 @@ import secrets
 import keras
 import numpy as np
 
-from sota_dqn import callbacks, checkpoint, snapshot
+from sota_dqn import atari, callbacks, checkpoint, snapshot
 from sota_dqn.checks import check_epsilon, check_positive, check_seed
 from sota_dqn.choice import Choice, Frames
 from sota_dqn.environments import episode_seeds, make_evaluation_factory
 from sota_dqn.evaluation import describe, play_episodes, summarize
 from sota_dqn.preprocessing import Preprocessing
-from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record
+from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record, forget_nan
 
 __all__ = ["TrainerBase"]
 
@@ -45,7 +45,8 @@ class TrainerBase(abc.ABC):
         self.report_every = report_every
         self.seed = seed
         self._make_env = make_evaluation_factory(env, eval_env)
-        self._protocol = getattr(env if eval_env is None else eval_env, "protocol", None)
+        self._protocol = atari.protocol(env if eval_env is None else eval_env)
+        self.eval_protocol: str | None = None  # how the last evaluation was played, a sentence
         self._clock = Clock(False)
         self.run = secrets.token_hex(4)  # names it; a run that is resumed keeps its own
         self.steps = self.episodes = self.evaluations = 0
@@ -134,10 +135,10 @@ class TrainerBase(abc.ABC):
         with Interrupt() as interrupt:
             try:
                 self._loop(last_step, last_episode, listeners, interrupt)
+                listeners.on_train_end()
             except Exception as error:
                 self._rescue(listeners, error)
                 raise
-            listeners.on_train_end()
         if profile:
             self.profile = self._clock.finish()
             print("  ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.profile.items()))
@@ -172,7 +173,8 @@ class TrainerBase(abc.ABC):
             Frames(self.frame_stack, "reset"),
             seeds=seeds,
         )
-        return summarize(returns, lengths, seeds, protocol=describe(epsilon, episodes, self._protocol))
+        self.eval_protocol = describe(epsilon, episodes, self._protocol)
+        return summarize(returns, lengths, seeds, protocol=self.eval_protocol)
 
     @classmethod
     def load(cls, path, *, custom_objects=None, **given):
@@ -236,6 +238,7 @@ class TrainerBase(abc.ABC):
                     logs = self.epoch.end(self.steps, self.updates, self.episodes, self._epsilon())
                 with self._clock("callbacks"):
                     listeners.on_epoch_end(number, logs)
+                    forget_nan(listeners.callbacks)
             else:
                 self.epoch.pause()
 
@@ -261,6 +264,7 @@ class TrainerBase(abc.ABC):
             arranged,
             add_history=True,
             model=self.model,
+            epochs=None if last_step == math.inf else math.ceil(last_step / self.report_every),
             steps=None if last_step == math.inf else last_step,
             episodes=None if last_episode == math.inf else last_episode,
             verbose=verbose,

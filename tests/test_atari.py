@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, callbacks, policies, preprocessing
+from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, atari, callbacks, policies, preprocessing
 from sota_dqn.atari import native
 from sota_dqn.environments import Environments, make_evaluation_factory, make_vector
 
@@ -92,6 +92,19 @@ def test_the_protocol_is_told():
         "sticky 0, the game's own actions, up to 7 no-ops at the start, 4 frames a step, at most 108,000 frames a "
         "game, a lost life is no termination in training, never in a score"
     )
+
+
+def test_the_protocol_of_a_game_as_it_is_registered():
+    assert atari.protocol("BreakoutNoFrameskip-v4") == (
+        "sticky 0, the game's own actions, no no-ops at the start, 1 frames a step, at most 108,000 frames a "
+        "game, a lost life is no termination in training, never in a score"
+    )
+    assert "2 to 5 frames a step" in atari.protocol("Breakout-v4")
+    assert atari.protocol(Atari(BREAKOUT)) == Atari(BREAKOUT).protocol
+    assert atari.protocol("CartPole-v1") is None
+    trainer = make_trainer(BREAKOUT, make_model(4, (210, 160, 3)), vectorization_mode="sync", num_envs=1)
+    assert "; sticky 0.25, the game's own actions, no no-ops" in trainer.evaluate(1, epsilon=1)["protocol"]
+    trainer.close()
 
 
 @pytest.mark.parametrize(

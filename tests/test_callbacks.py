@@ -20,6 +20,7 @@ class Tape:
         self.history = {} if history is None else history
         self.steps = int(self.history["steps"][-1]) if self.history else 0
         self.returns = iter(returns)
+        self.eval_protocol = None
         self.model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 
     def evaluate(self, episodes, *, epsilon):
@@ -250,6 +251,15 @@ def test_progress_leaves_out_what_is_not_known(now, logs):
     assert progress(Tape(), now, [10], logs=logs).splitlines() == ["10 steps", "10 steps  took 0:04"]
     lines = progress(Tape(), now, [0, 10], logs=logs, steps=20).splitlines()
     assert lines == ["0/20 steps (0 %)", "10/20 steps (50 %)  took 0:08"]
+
+
+def test_progress_says_once_how_evaluations_are_played(now):
+    trainer = Tape()
+    trainer.eval_protocol = "greedy, 20 whole episodes; sticky 0.25"
+    lines = progress(trainer, now, range(10, 90, 10), steps=80).splitlines()
+    assert lines[0] == "evaluations: greedy, 20 whole episodes; sticky 0.25"
+    assert [line.split()[0] for line in lines[1:]] == ["10/80", "40/80", "70/80", "80/80"]
+    assert "evaluations" not in progress(trainer, now, [10], logs={"eval_return": math.nan})
 
 
 def test_progress_without_an_epoch_says_nothing(now):

@@ -499,6 +499,41 @@ def test_a_damaged_file(name, damage, damaged):
     assert str(damaged) in str(caught.value)
 
 
+class Twice(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs * 2
+
+
+@keras.saving.register_keras_serializable("tests")
+def known(inputs):
+    return inputs
+
+
+def halved(inputs):
+    return inputs / 2
+
+
+def fourth(target, q):
+    return (target - q) ** 4
+
+
+def test_what_is_the_users_own_in_a_model_is_named(tmp_path):
+    own, file = {"Twice": Twice, "halved": halved, "fourth": fourth}, tmp_path / "model.keras"
+    dense = [keras.layers.Dense(2, activation=activation) for activation in ("tanh", known, halved)]
+    model = keras.Sequential([keras.Input((4,)), Twice(), *dense])
+    model.compile(loss=fourth)
+    model.save(file)
+    for missing in (["Twice", "halved", "fourth"], ["fourth"]):
+        given = {name: value for name, value in own.items() if name not in missing}
+        with pytest.raises(ValueError, match=r"cannot be loaded .*Pass what is your own in it: custom_obj") as caught:
+            checkpoint.load_model(file, given)
+        assert {name for name in own if f"'{name}': {name}" in str(caught.value)} == set(missing)
+    assert checkpoint.load_model(file, own).loss is fourth
+    truncate(file)
+    with pytest.raises(ValueError, match=r"The model .* is damaged: File is not a zip file"):
+        checkpoint.load_model(file, own)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"arrays": 3}, {"arrays": {"replay_0": None}}, {"checkpoint": "../run"}, {"checkpoint": None}],

@@ -304,6 +304,32 @@ def test_model_checkpoint_keeps_the_best(trainer, tmp_path, mode, best):
     assert_same(keras.saving.load_model(path).get_weights(), weights.kept[best])
 
 
+def score(*values):
+    """Returns a callback that logs these values of `score`, one an epoch."""
+    waiting = iter(values)
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(score=next(waiting)))
+
+
+def test_what_is_not_known_yet_is_not_the_best(trainer, tmp_path):
+    """The logs say NaN of an evaluation that is still to come, and nothing is better than NaN."""
+    weights, path = Weights(), tmp_path / "best.keras"
+    given = [score(np.nan, np.nan, np.nan, 1.0, 3.0, 2.0), weights]
+    given.append(keras.callbacks.ModelCheckpoint(path, monitor="score", mode="max", save_best_only=True))
+    given.append(keras.callbacks.EarlyStopping("score", mode="max", patience=2))
+    plateau = keras.callbacks.ReduceLROnPlateau("score", mode="max", patience=1, factor=0.5)
+    before = len(trainer.history["steps"])
+    trainer.train(steps=240, verbose=0, callbacks=[*given, plateau])
+    assert len(trainer.history["steps"]) == before + 6
+    assert_same(keras.saving.load_model(path).get_weights(), weights.kept[4])
+    assert float(trainer.model.optimizer.learning_rate) == pytest.approx(0.005)
+    assert trainer.history["learning_rate"][before:] == pytest.approx([0.01] * 6)  # logged before it is set
+    assert trainer.history["score"][-2:] == [3.0, 2.0]
+
+
+def test_progress_bar_of_keras(trainer, capsys):
+    trainer.train(steps=80, verbose=0, callbacks=[keras.callbacks.ProgbarLogger()])
+
+
 def test_lambda_callback_hears_of_all(trainer):
     heard = []
     names = ["on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end"]

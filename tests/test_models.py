@@ -75,6 +75,10 @@ def test_bytes_of_any_size_fit():
         ),
         (lambda: sequential(keras.layers.Lambda(abs, name="size")), r"Lambda layer, 'size', .*Rescaling"),
         (lambda: sequential(sequential(keras.layers.Lambda(abs, name="deep"))), r"Lambda layer, 'deep'"),
+        (
+            lambda: sequential(keras.layers.Dense(2, activation=lambda x: x, name="odd")),
+            r"with a lambda as the `activation` of the layer 'odd': pass a function with a name",
+        ),
         (lambda: sequential(Block(keras.layers.Lambda(abs, name="inside"))), r"Lambda layer, 'inside'"),
     ],
 )

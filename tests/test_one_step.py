@@ -26,6 +26,7 @@ from one_step_runs import (
 )
 
 from sota_dqn import DQNInference, OneStepTrainer, callbacks
+from sota_dqn.checkpoint import Checkpoint
 from sota_dqn.environments import episode_seed, episode_seeds
 
 
@@ -342,6 +343,19 @@ def test_every_worker_draws_its_final_epsilon():
     trainer.close()
     trainer = make(final_epsilons={0.2: 1.0})
     assert {worker.epsilon(1000) for worker in trainer.workers} == {0.2}
+    trainer.close()
+
+
+def test_a_callback_that_raises_loses_no_episode(in_a_directory_of_its_own):
+    class Raises(callbacks.Callback):
+        def on_episode_end(self, episode, logs=None):
+            raise ZeroDivisionError
+
+    trainer = make(report_every=200)
+    with pytest.raises(ZeroDivisionError) as caught:
+        trainer.train(200, callbacks=[Raises()], verbose=0)
+    found = Checkpoint(caught.value.__notes__[0].split("'")[1])
+    assert found.config["episodes"] == trainer.episodes == len(found.state["epoch"]["returns"]) > 1
     trainer.close()
 
 

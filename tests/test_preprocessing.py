@@ -94,6 +94,17 @@ def test_a_changed_shape_or_dtype(then, message):
         preprocess(np.zeros((3, 2), "float32"))
 
 
+def test_a_number_that_is_not_finite():
+    preprocess = Preprocessing(lambda x: np.divide(1, x, where=x < 5, out=np.full_like(x, np.nan)), BOX)
+    given = np.ones((3, 2), "float32")
+    preprocess(given)
+    given[1, 1] = 7
+    with pytest.raises(ValueError, match=r"must return finite numbers. Received: \[ 1. nan\] for environment 1"):
+        preprocess(given)
+    given[1, 1] = np.nan  # the environment's own, of which the actor tells
+    assert np.isnan(preprocess(given)).any()
+
+
 @pytest.mark.parametrize("functions", ["rescale", 3, [abs, None]])
 def test_what_is_not_callable(functions):
     with pytest.raises(

@@ -110,6 +110,15 @@ def test_record_keeps_every_name_as_long_as_the_others():
     np.testing.assert_array_equal(history["b"], [math.nan, 3, 4])
 
 
+def test_record_that_is_told_again_takes_what_the_logs_have_become():
+    history = {}
+    record = Record(history)
+    for epoch, logs in enumerate([{"a": 1}, {"a": 2}]):
+        record.on_epoch_end(epoch, logs)
+        record.on_epoch_end(epoch, {**logs, "b": 3})
+    assert history == {"a": [1, 2], "b": [3, 3]}
+
+
 def test_clock(now):
     clock = Clock(True)
     for seconds in (1.0, 2.0):

@@ -154,6 +154,17 @@ def test_a_callback_that_raises():
     assert_same(never_stopped, resumed)
 
 
+def test_a_callback_that_raises_at_the_end():
+    class Raises(callbacks.Callback):
+        def on_train_end(self, logs=None):
+            raise ZeroDivisionError
+
+    trainer = frail()
+    with pytest.raises(ZeroDivisionError) as caught:
+        trainer.train(60, callbacks=[Raises(), callbacks.Checkpoint("run")], verbose=0)
+    assert DQNTrainer.load(rescued(caught.value), env=Frail).steps == 60
+
+
 def test_a_rescue_that_fails_does_not_hide_the_error(tmp_path, monkeypatch):
     trainer = frail(30, KeyError("lost"))
     (tmp_path / "sota_dqn-rescue-87").touch()

@@ -42,6 +42,8 @@ def main():
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
     options = parser.parse_args()
     run = options.run or pathlib.Path("runs") / f"minatar-{options.game}"
+    if not options.resume and (run / "config.json").exists():
+        parser.error(f"{run} holds a run already: go on by --resume, or begin another by --run DIRECTORY.")
     game = Game(options.game)
 
     if options.resume:
