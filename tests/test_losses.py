@@ -137,6 +137,14 @@ class HalfSquare(keras.losses.Loss):
         return 0.5 * ops.square(y_true - y_pred)
 
 
+def distance(y_true, y_pred):
+    return ops.abs(y_true - y_pred)
+
+
+def mean_square(y_true, y_pred):
+    return ops.mean(ops.square(y_true - y_pred))
+
+
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
@@ -149,7 +157,7 @@ class HalfSquare(keras.losses.Loss):
         (keras.losses.MeanSquaredError(reduction="sum"), [0.25, 9]),
         (keras.losses.Huber(delta=2.0), [0.125, 4]),
         (HalfSquare(), [0.125, 4.5]),
-        (lambda y_true, y_pred: ops.abs(y_true - y_pred), [0.5, 3]),
+        (distance, [0.5, 3]),
     ],
 )
 def test_from_keras(loss, expected):
@@ -169,9 +177,14 @@ def test_from_keras_takes_the_loss_of_a_compiled_model():
 
 
 def test_from_keras_refuses_a_loss_that_averages():
-    mean = losses.from_keras(lambda y_true, y_pred: ops.mean(ops.square(y_true - y_pred)))
+    mean = losses.from_keras(mean_square)
     with pytest.raises(ValueError, match="Argument `loss` must give one number per sample, not their mean. Received"):
         mean(*tensors([1, 1], [0, 0]))
+
+
+def test_from_keras_refuses_what_a_checkpoint_cannot_hold():
+    with pytest.raises(ValueError, match="could not be loaded safely with a lambda as the loss: pass a function"):
+        losses.from_keras(lambda y_true, y_pred: ops.abs(y_true - y_pred))
 
 
 def test_penalties_remember_how_they_were_made():
