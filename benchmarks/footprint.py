@@ -11,6 +11,7 @@ from benchmarks.common import Run, select
 from benchmarks.tables import describe, render_number, render_table, write_markdown
 
 NAME = "footprint"
+SYSTEM = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}  # TensorFlow's own keeps books of 1/32 of a power of two
 EMPTY = 2_000  # rows of the replay that stands for none
 CAPACITIES = (100_000, 1_000_000)
 PHASES = ("building", "filling", "training", "saving", "loading")
@@ -23,9 +24,11 @@ def plan(options):
     for capacity in (EMPTY, *options.capacities):
         arguments = ["--capacity", str(capacity)]
         for backend in common.backends(options.backend):
-            key = {"agent": "sota_dqn", "mode": backend, "capacity": capacity}
             command = [sys.executable, "-m", "benchmarks.footprint_run", *arguments]
-            runs.append(Run(key, command, {"KERAS_BACKEND": backend}))
+            allocators = {"": {}, ", the system's allocator": SYSTEM} if backend == "tensorflow" else {"": {}}
+            for allocator, environment in allocators.items():
+                key = {"agent": "sota_dqn", "mode": backend + allocator, "capacity": capacity}
+                runs.append(Run(key, command, {"KERAS_BACKEND": backend, **environment}))
         if options.peers and capacity <= min(options.capacities):  # the larger ones do not fit into this machine
             peer = common.peer_python(options.peer_python)
             for mode, flags in (("plain", []), ("memory-saving", ["--saving"])):
