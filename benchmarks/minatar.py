@@ -108,12 +108,12 @@ def curves_table(records, parts=5):
 def plot(records, path):
     """Draws the returns of each game over steps and over seconds: each seed thin, the mean of all thick."""
     games = list(dict.fromkeys(record["game"] for record in records))
-    figure = Figure(figsize=(8.4, 2.5 * len(games)), layout="constrained")
+    figure = Figure(figsize=(9.6, 2.4 * len(games)), layout="constrained")
     panels = figure.subplots(len(games), 2, squeeze=False, sharey="row")
     for row, game in zip(panels, games, strict=True):
         for number, (name, steps, found) in enumerate(groups(select(records, game=game))):
             colour = f"C{number}"
-            label = f"{name}, {steps:,} steps, mean of {len(found)}"
+            label = f"{name.partition(', ')[2]}\n{steps:,} steps, {len(found)} seed{'s' if len(found) > 1 else ''}"
             for column, panel in enumerate(row):
                 for record in found:
                     points = curve([record])
@@ -125,7 +125,7 @@ def plot(records, path):
                 panel.grid(linewidth=0.3)
         row[0].set_ylabel("greedy return", fontsize=8)
         row[0].set_title(game, fontsize=9, loc="left")
-        row[0].legend(fontsize=7, frameon=False)
+        row[1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.05))
     figure.savefig(path, dpi=100)
 
 
