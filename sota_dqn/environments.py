@@ -20,7 +20,6 @@ __all__ = [
     "episode_seed",
     "episode_seeds",
     "is_vector",
-    "make_evaluation_factory",
     "make_factory",
     "make_vector",
 ]
@@ -69,47 +68,6 @@ def make_factory(env, argument="env"):
         f"Argument `{argument}` must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. "
         f"Received: {argument}={env!r}"
     )
-
-
-def make_evaluation_factory(env, eval_env=None):
-    """Returns a function of `render_mode` that makes an environment to evaluate in, apart from the one trained in.
-
-    Args:
-        env: The environment trained in, as in `make_factory`.
-        eval_env: The one to evaluate in; None for one like `env`. An environment that cannot be built again is used
-            itself.
-
-    Raises:
-        ValueError: If there is no way to a second environment.
-    """
-    if eval_env is env and make_factory(env) is None:
-        raise ValueError("Argument `eval_env` must be another environment than the one trained in. Received: the same.")
-    factory = make_factory(env) if eval_env is None else make_factory(eval_env, "eval_env")
-    if factory is not None:
-        return factory
-    if eval_env is None or is_vector(eval_env):
-        raise ValueError(
-            "Evaluation needs an environment of its own, and this one cannot be built again: pass eval_env=, an id, a "
-            f"callable or a gymnasium.Env. Received: env={env!r}, eval_env={eval_env!r}"
-        )
-    return _Kept(eval_env)
-
-
-class _Kept:
-    """A factory of one environment that the user has made: it is lent, one at a time, and never closed."""
-
-    single = True
-
-    def __init__(self, env):
-        self.env = env
-
-    def __call__(self, render_mode=None):
-        return _Lent(self.env)
-
-
-class _Lent(gymnasium.Wrapper):
-    def close(self):
-        """Leaves the user's environment open."""
 
 
 def make_vector(env, *, num_envs=None, mode=None):

@@ -1,12 +1,74 @@
-"""Playing whole episodes without learning, for scores and films."""
+"""Playing whole episodes without learning, for scores and films, and the environments in which they are played."""
 
+import gymnasium
 import numpy as np
 
 from sota_dqn.checks import check_distinct
+from sota_dqn.environments import is_vector, make_factory
 
-__all__ = ["describe", "play_episodes", "summarize"]
+__all__ = ["describe", "make_evaluation_factory", "make_playing_factory", "play_episodes", "summarize"]
 
 MOST_ENVIRONMENTS = 32  # stepped side by side; more episodes than that take turns
+
+
+def make_evaluation_factory(env, eval_env=None):
+    """Returns a function of `render_mode` that makes an environment to evaluate in, apart from the one trained in.
+
+    Args:
+        env: The environment trained in, as in `make_factory`.
+        eval_env: The one to evaluate in, as in `make_playing_factory`; None for one like `env`.
+
+    Raises:
+        ValueError: If there is no way to a second environment.
+    """
+    if eval_env is None:
+        factory = make_factory(env)
+        if factory is None:
+            raise ValueError(
+                "Evaluation needs an environment of its own, and this one cannot be built again: pass eval_env=, an "
+                f"id, a callable or a gymnasium.Env. Received: env={env!r}, eval_env=None"
+            )
+        return factory
+    if eval_env is env and make_factory(env) is None:
+        raise ValueError("Argument `eval_env` must be another environment than the one trained in. Received: the same.")
+    return make_playing_factory(eval_env, "eval_env")
+
+
+def make_playing_factory(env, argument="env"):
+    """Returns a function of `render_mode` that makes an environment to play in.
+
+    Args:
+        env: As in `make_factory`. A `gymnasium.Env` that cannot be built again is played in itself, with the
+            `render_mode` that it has, and stays open.
+        argument: What the user's argument is called, for the error.
+
+    Raises:
+        ValueError: If it is a vector environment.
+    """
+    factory = make_factory(env, argument)
+    if factory is None and is_vector(env):
+        raise ValueError(
+            f"Argument `{argument}` must be an id, a callable or a gymnasium.Env: whole episodes are not played in a "
+            f"vector environment. Received: {argument}={env!r}"
+        )
+    return _Kept(env) if factory is None else factory
+
+
+class _Kept:
+    """A factory of one environment that the user has made: it is lent, one at a time, and never closed."""
+
+    single = True
+
+    def __init__(self, env):
+        self.env = env
+
+    def __call__(self, render_mode=None):
+        return _Lent(self.env)
+
+
+class _Lent(gymnasium.Wrapper):
+    def close(self):
+        """Leaves the user's environment open."""
 
 
 def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_steps=None):

@@ -11,8 +11,8 @@ from sota_dqn import checkpoint, recorder
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_epsilon, check_positive, check_seed
 from sota_dqn.choice import Choice, Frames
-from sota_dqn.environments import episode_seeds, make_evaluation_factory
-from sota_dqn.evaluation import describe, play_episodes, summarize
+from sota_dqn.environments import episode_seeds
+from sota_dqn.evaluation import describe, make_playing_factory, play_episodes, summarize
 from sota_dqn.models import has_convolutions, is_recurrent, observation_shape, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
@@ -30,8 +30,9 @@ class DQNInference:
     Args:
         source: A checkpoint's directory, a `.keras` file, or a Keras model. Only a checkpoint holds the learned initial
             state of a recurrent model; with the others its episodes begin at zero.
-        env: What to play in: an id, a callable that takes `render_mode`, or a `gymnasium.Env`. None takes the
-            checkpoint's; a file or a model needs it for whatever plays.
+        env: What to play in: an id, a callable that takes `render_mode`, or a `gymnasium.Env`, which is built again
+            where it has a spec, and else played in itself, stays open, and shows and draws what it was made for. None
+            takes the checkpoint's; a file or a model needs it for whatever plays.
         preprocess: As in training. None takes the checkpoint's; where it had some, it must be given again.
         frame_stack: As in training, None for the checkpoint's.
         epsilon: The probability of a random action, in [0, 1].
@@ -201,6 +202,10 @@ class DQNInference:
             frame = env.render()
         except NotImplementedError:
             frame = None
+        except AssertionError:  # Gymnasium's own environments assert a spec, where they have no render mode
+            if env.render_mode is not None:
+                raise
+            frame = None
         if frame is None:
             raise ValueError(
                 "Argument `env` must be an environment that draws pictures for films, with render_mode='rgb_array'. "
@@ -234,8 +239,7 @@ class DQNInference:
         """Returns the function that makes environments to play in."""
         if self._env is None:
             raise ValueError("Argument `env` is needed to play: DQNInference(source, env=...). Received: env=None")
-        env = self._environment()
-        return make_evaluation_factory(env, env)
+        return make_playing_factory(self._environment())
 
     def _environment(self):
         """Returns what to play in, as a user passes it."""

@@ -79,6 +79,7 @@ SIDEWAYS = {
     ("acting", "writer"),
     ("choice", "recurrent"),
     ("backend", "types"),
+    ("evaluation", "environments"),
     ("sequences", "learner"),
     ("policies", "mixtures"),
     ("snapshot", "checkpoint"),

@@ -10,7 +10,8 @@ import pytest
 
 from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, callbacks, policies, preprocessing
 from sota_dqn.atari import native
-from sota_dqn.environments import Environments, make_evaluation_factory, make_vector
+from sota_dqn.environments import Environments, make_vector
+from sota_dqn.evaluation import make_evaluation_factory
 
 gymnasium.register_envs(ale_py)
 BREAKOUT = "ALE/Breakout-v5"

@@ -7,6 +7,8 @@ import numpy as np
 import probes
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.wrappers import TimeLimit
 
 from sota_dqn import DQNInference, DQNTrainer, Replay
 
@@ -337,6 +339,32 @@ def test_film_of_an_environment_whose_callable_takes_no_render_mode(saved, tmp_p
     with pytest.raises(TypeError, match=r"must take `render_mode` for films"):
         agent.record(tmp_path / "film.gif")
     assert not list(pathlib.Path(tmp_path).iterdir())
+
+
+@pytest.mark.parametrize("render_mode", [None, "rgb_array"])
+def test_an_environment_that_cannot_be_built_again_is_played_in(saved, tmp_path, render_mode):
+    env = CartPoleEnv(render_mode=render_mode)
+    closed = []
+    env.close = lambda: closed.append(1)
+    agent = DQNInference(saved[0].model, env=TimeLimit(env, 50))
+    expected = DQNInference(saved[0].model, env=lambda: TimeLimit(CartPoleEnv(), 50)).evaluate(3, seed=4)
+    for _ in range(2):
+        assert agent.evaluate(3, seed=4) == expected
+        assert agent.play(episodes=3, seed=4) == expected["returns"]
+        if render_mode is None:
+            with pytest.raises(ValueError, match=r"must be an environment that draws pictures.*Received: env=<Time"):
+                agent.record(tmp_path / "film.gif", seed=4)
+        else:
+            agent.record(tmp_path / "film.gif", seed=4, max_steps=3, scale=0.2)
+            assert len(frames_of(tmp_path / "film.gif")) == 4
+    assert not closed
+
+
+def test_a_vector_environment_is_not_played_in(saved):
+    vector = gymnasium.make_vec("CartPole-v1", num_envs=2)
+    with pytest.raises(ValueError, match=r"`env` must be an id, .* not played in a vector environment"):
+        DQNInference(saved[0].model, env=vector)
+    vector.close()
 
 
 def test_play_shows_every_episode(saved):
