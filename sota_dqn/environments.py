@@ -1,5 +1,6 @@
 """Environments: built from whatever the user has, and stepped the same way whatever their autoreset mode."""
 
+import contextlib
 import functools
 import inspect
 import multiprocessing.connection
@@ -17,6 +18,7 @@ from sota_dqn.spaces import check_spaces
 __all__ = [
     "Environments",
     "Outcome",
+    "closing_on_error",
     "episode_seed",
     "episode_seeds",
     "is_vector",
@@ -123,6 +125,22 @@ def make_vector(env, *, num_envs=None, mode=None):
         check_distinct(vector.envs)
         return vector
     return _make_async(factory, num_envs)
+
+
+@contextlib.contextmanager
+def closing_on_error(env, close):
+    """Calls `close` where the block raises, unless `env` is the user's own environment, which may be used again.
+
+    Args:
+        env: What `make_vector` was given.
+        close: A function that closes what it returned.
+    """
+    try:
+        yield
+    except BaseException:
+        if hasattr(env, "make_vector") or make_factory(env) is not None:
+            close()
+        raise
 
 
 class Environments:

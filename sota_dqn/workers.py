@@ -16,8 +16,11 @@ import numpy as np
 
 from sota_dqn.actor import Episode
 from sota_dqn.choice import Frames
+from sota_dqn.environments import Environments, closing_on_error, episode_seeds, make_vector
+from sota_dqn.preprocessing import Preprocessing
+from sota_dqn.schedules import linear
 
-__all__ = ["Segment", "Worker"]
+__all__ = ["Segment", "Worker", "make_workers"]
 
 
 class Segment(NamedTuple):
@@ -217,6 +220,44 @@ class Worker:
                 f"The {what} of worker {self.number} is {'NaN' if np.isnan(values).any() else 'infinite'} at step "
                 f"{self.episode_length} of its episode {int(self.environments.episodes[0]) - over}."
             )
+
+
+def make_workers(env, number, *, preprocess, final_epsilons, epsilon_anneal, seed, **settings):
+    """Returns so many `Worker`s, each with an environment, a seed and a final epsilon of its own.
+
+    Args:
+        env: As in `make_vector`.
+        number: How many.
+        preprocess: As in `Preprocessing`.
+        final_epsilons: A dict of final epsilons and their probabilities.
+        epsilon_anneal: Environment steps of all workers in which epsilon falls from 1.
+        seed: The run's seed.
+        **settings: Those of `Worker`.
+
+    Raises:
+        ValueError: If an environment does not let itself be reset by hand.
+    """
+    finals, weights = list(final_epsilons), np.array(list(final_epsilons.values()), "float64")
+    vectors: list[Any] = []
+    workers: list[Worker] = []
+    with closing_on_error(env, lambda: [vector.close() for vector in vectors]):
+        for worker_seed in episode_seeds([seed, 2**32 - 2], number):
+            vectors.append(make_vector(env, num_envs=1))
+            environments = Environments(vectors[-1], seed=worker_seed)
+            if not environments.exact:
+                raise ValueError("The environment must let itself be reset by hand: AutoresetMode.DISABLED.")
+            random = np.random.default_rng(worker_seed)
+            final = finals[random.choice(len(finals), p=weights / weights.sum())]
+            worker = Worker(
+                len(workers),
+                environments,
+                Preprocessing(preprocess, environments.observation_space),
+                epsilon=linear(1.0, final, steps=epsilon_anneal),
+                random=random,
+                **settings,
+            )
+            workers.append(worker)
+    return workers
 
 
 def _aligned_copy(array):

@@ -488,6 +488,24 @@ def test_an_environment_that_cannot_be_built_again_is_for_one_worker():
     trainer.close()
 
 
+@pytest.mark.parametrize("settings", [{"model": network(2, 5)}, {"preprocess": 5}, {"learning_rate_anneal": 100}])
+def test_environments_are_closed_where_the_trainer_is_not_made(settings):
+    closed = []
+
+    class Closing(Counting):
+        def close(self):
+            closed.append(1)
+
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    settings = {"model": network(2, 3, optimizer=keras.optimizers.SGD(rate)), **settings}
+    with pytest.raises((ValueError, TypeError)):
+        make(Closing, workers=3, **settings)
+    assert len(closed) == (1 if "preprocess" in settings else 3)  # it is found with the first
+    with pytest.raises((ValueError, TypeError)):
+        make(Closing(), workers=1, eval_env=Counting, **settings)
+    assert len(closed) == (1 if "preprocess" in settings else 3)  # the user's own may be used again
+
+
 def test_a_recurrent_model_is_refused():
     layers = [keras.Input((None, 4)), keras.layers.LSTM(4, return_sequences=True), keras.layers.Dense(2)]
     with pytest.raises(ValueError, match="recurrent model is not supported here: use DQNTrainer"):

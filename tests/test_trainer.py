@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import math
 
@@ -9,7 +10,7 @@ import pytest
 from gymnasium import spaces
 from keras import ops
 
-from sota_dqn import DQNTrainer, Replay, callbacks, policies, samplers, schedules
+from sota_dqn import DQNTrainer, Replay, callbacks, mixtures, policies, samplers, schedules
 from sota_dqn.returns import Bounds
 
 CLOCK = ("steps_per_second", "updates_per_second", "seconds")
@@ -594,8 +595,71 @@ def test_a_class_in_the_place_of_a_function(name):
         make(**{name: policies.EpsilonGreedy})
 
 
-def test_a_replay_can_be_used_again_after_an_error():
-    replay = Replay(1_000)
-    with pytest.raises(ValueError, match="learning_starts"):
-        make(replay=replay, learning_starts=1)
-    make(replay=replay, learning_starts=500)
+class Refusing(mixtures.Selection):
+    """Raises as soon as it is to act, once."""
+
+    def __init__(self):
+        super().__init__([policies.Greedy()])
+        self.refused = False
+
+    def start(self, num_envs, random):
+        super().start(num_envs, random)
+        if not self.refused:
+            self.refused = True
+            raise ArithmeticError
+
+
+def test_replay_and_policy_can_be_used_again_after_an_error():
+    replay, policy, model = Replay(1_000, sampler=samplers.Prioritized()), Refusing(), network()
+    for error, settings in ((ValueError, {"learning_starts": 1}), (ArithmeticError, {})):
+        with pytest.raises(error):
+            make(model=model, replay=replay, policy=policy, **settings)
+    make(model=model, replay=replay, policy=policy)
+    for name, used in (("replay", replay), ("policy", policy)):
+        with pytest.raises(ValueError, match=f"`{name}` already belongs to another trainer"):
+            make(**{name: used})
+
+
+class Closing(probes.Constant):
+    """Counts how many have been closed."""
+
+    closed = 0
+
+    def close(self):
+        Closing.closed += 1
+
+
+def refuse(observations):
+    raise ArithmeticError
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"model": network(features=5)}, {"learning_starts": 1}, {"preprocess": refuse}, {"preprocess": 5}],
+)
+def test_environments_are_closed_where_the_trainer_is_not_made(settings, monkeypatch):
+    monkeypatch.setattr(Closing, "closed", 0)
+    with pytest.raises((ValueError, TypeError, ArithmeticError)):
+        make(Closing, num_envs=3, **settings)
+    assert Closing.closed == 3
+    with pytest.raises((ValueError, TypeError, ArithmeticError)):
+        make(Closing(), num_envs=1, eval_env=probes.Constant, **settings)
+    assert Closing.closed == 3  # the user's own may be used again
+
+
+def test_environments_that_do_not_fit_are_closed(monkeypatch):
+    monkeypatch.setattr(Closing, "closed", 0)
+    monkeypatch.setattr(Closing, "observation_space", spaces.Dict(a=BOX))
+    for settings in ({"num_envs": 3}, {"num_envs": 2, "actors": 1}):
+        with pytest.raises(ValueError, match="Dict is not supported"):
+            make(Closing, **settings)
+    assert Closing.closed == 3 + 1
+
+
+def test_a_vector_environment_may_be_used_again_after_an_error():
+    vector = gymnasium.make_vec("CartPole-v1", num_envs=3)
+    for model in (network(5), network(4)):
+        with contextlib.suppress(ValueError):
+            trainer = make(vector, model, num_envs=None, eval_env="CartPole-v1")
+    assert trainer.train(30, verbose=0)
+    trainer.close()
