@@ -19,6 +19,7 @@ __all__ = [
     "Environments",
     "Outcome",
     "closing_on_error",
+    "envs_of",
     "episode_seed",
     "episode_seeds",
     "is_vector",
@@ -325,6 +326,12 @@ def _ended(terminated, truncated, info):
     """Returns where an episode is over, `[E]` bool; Atari's lost lives are terminations that end nothing."""
     terminated, truncated = np.asarray(terminated), np.asarray(truncated)
     return (terminated & ~info["life_lost"] | truncated) if "life_lost" in info else terminated | truncated
+
+
+def envs_of(vector):
+    """Returns the environments of a vector environment that steps them in this process, one by one; else none."""
+    vector = getattr(vector, "unwrapped", vector)
+    return list(vector.envs) if isinstance(vector, SyncVectorEnv) else []
 
 
 def is_vector(env):

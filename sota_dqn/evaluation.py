@@ -6,7 +6,14 @@ import numpy as np
 from sota_dqn.checks import check_distinct
 from sota_dqn.environments import is_vector, make_factory
 
-__all__ = ["describe", "make_evaluation_factory", "make_playing_factory", "play_episodes", "summarize"]
+__all__ = [
+    "check_evaluation",
+    "describe",
+    "make_evaluation_factory",
+    "make_playing_factory",
+    "play_episodes",
+    "summarize",
+]
 
 MOST_ENVIRONMENTS = 32  # stepped side by side; more episodes than that take turns
 
@@ -52,6 +59,30 @@ def make_playing_factory(env, argument="env"):
             f"vector environment. Received: {argument}={env!r}"
         )
     return _Kept(env) if factory is None else factory
+
+
+def check_evaluation(make, env, eval_env, *, trained):
+    """Raises ValueError where the environment to evaluate in would be one that is trained in.
+
+    Args:
+        make: What `make_evaluation_factory` returned.
+        env: What it was given.
+        eval_env: Likewise.
+        trained: The environments trained in, as far as this process steps them.
+    """
+    # Of several it is known that they differ, and all but a callable make a new one at every call.
+    handed_out = len(trained) == 1 and callable(env) and not isinstance(env, gymnasium.Env)
+    if eval_env is None and not handed_out:
+        return
+    made = make()
+    if any(made.unwrapped is one.unwrapped for one in trained):
+        if eval_env is None:
+            check_distinct([made, *trained])
+        raise ValueError(
+            "Argument `eval_env` must be another environment than the one trained in. Received: "
+            f"env={env!r}, eval_env={eval_env!r}"
+        )
+    made.close()
 
 
 class _Kept:

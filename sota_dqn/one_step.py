@@ -16,7 +16,8 @@ from sota_dqn import backend, losses, worker_snapshot
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive, check_seed
 from sota_dqn.choice import Choice
-from sota_dqn.environments import closing_on_error, is_vector, make_factory
+from sota_dqn.environments import closing_on_error, envs_of, is_vector, make_factory
+from sota_dqn.evaluation import check_evaluation
 from sota_dqn.models import check_model, has_convolutions, is_recurrent, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.reporting import Clock, Epoch
@@ -131,6 +132,8 @@ class OneStepTrainer(TrainerBase):
             seed=seed,
         )
         with closing_on_error(env, self.close):
+            trained = [one for worker in self.workers for one in envs_of(worker.environments.vector)]
+            check_evaluation(self._make_env, env, eval_env, trained=trained)
             self._assemble(method, target_network_update)
 
     @property

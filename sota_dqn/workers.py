@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sota_dqn.actor import Episode
+from sota_dqn.checks import check_distinct
 from sota_dqn.choice import Frames
-from sota_dqn.environments import Environments, closing_on_error, episode_seeds, make_vector
+from sota_dqn.environments import Environments, closing_on_error, envs_of, episode_seeds, make_vector
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.schedules import linear
 
@@ -235,15 +236,14 @@ def make_workers(env, number, *, preprocess, final_epsilons, epsilon_anneal, see
         **settings: Those of `Worker`.
 
     Raises:
-        ValueError: If an environment does not let itself be reset by hand.
+        ValueError: If two workers would share an environment, or one does not let itself be reset by hand.
     """
+    vectors = _make_vectors(env, number)
     finals, weights = list(final_epsilons), np.array(list(final_epsilons.values()), "float64")
-    vectors: list[Any] = []
     workers: list[Worker] = []
     with closing_on_error(env, lambda: [vector.close() for vector in vectors]):
-        for worker_seed in episode_seeds([seed, 2**32 - 2], number):
-            vectors.append(make_vector(env, num_envs=1))
-            environments = Environments(vectors[-1], seed=worker_seed)
+        for vector, worker_seed in zip(vectors, episode_seeds([seed, 2**32 - 2], number), strict=True):
+            environments = Environments(vector, seed=worker_seed)
             if not environments.exact:
                 raise ValueError("The environment must let itself be reset by hand: AutoresetMode.DISABLED.")
             random = np.random.default_rng(worker_seed)
@@ -258,6 +258,16 @@ def make_workers(env, number, *, preprocess, final_epsilons, epsilon_anneal, see
             )
             workers.append(worker)
     return workers
+
+
+def _make_vectors(env, number):
+    """Returns so many vector environments of one stream, after checking that no two step the same environment."""
+    vectors: list[Any] = []
+    with closing_on_error(env, lambda: [vector.close() for vector in vectors]):
+        for _ in range(number):
+            vectors.append(make_vector(env, num_envs=1))
+    check_distinct([one for vector in vectors for one in envs_of(vector)])  # what is handed out again stays open
+    return vectors
 
 
 def _aligned_copy(array):

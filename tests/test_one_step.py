@@ -500,10 +500,19 @@ def test_environments_are_closed_where_the_trainer_is_not_made(settings):
     settings = {"model": network(2, 3, optimizer=keras.optimizers.SGD(rate)), **settings}
     with pytest.raises((ValueError, TypeError)):
         make(Closing, workers=3, **settings)
-    assert len(closed) == (1 if "preprocess" in settings else 3)  # it is found with the first
+    assert len(closed) == 3
     with pytest.raises((ValueError, TypeError)):
         make(Closing(), workers=1, eval_env=Counting, **settings)
-    assert len(closed) == (1 if "preprocess" in settings else 3)  # the user's own may be used again
+    assert len(closed) == 3  # the user's own may be used again
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_environment_that_is_handed_out_again(workers):
+    env = Counting()
+    with pytest.raises(ValueError, match="callable must make a new one at every call, and this one returns the same"):
+        make(lambda: env, network(2, 3), workers=workers)
+    with pytest.raises(ValueError, match="`eval_env` must be another environment than the one trained in"):
+        make(env, network(2, 3), workers=1, eval_env=lambda: env)
 
 
 def test_a_recurrent_model_is_refused():

@@ -569,12 +569,13 @@ def test_an_environment_that_is_handed_out_twice():
     env = probes.ActionByObservation()
     with pytest.raises(ValueError, match="callable must make a new one at every call"):
         make(lambda: env, num_envs=2)
-    trainer = make(lambda: env, num_envs=1)
     with pytest.raises(ValueError, match="callable must make a new one at every call"):
-        trainer.evaluate(2)
+        make(lambda: env, num_envs=1)
+    trainer = make(lambda: env, num_envs=1, eval_env=probes.ActionByObservation)
     assert len(trainer.evaluate(1)["returns"]) == 1
-    with pytest.raises(ValueError, match="must be another environment than the one trained in"):
-        make(env, num_envs=1, eval_env=env)
+    for eval_env in (env, lambda: env, gymnasium.Wrapper(env)):
+        with pytest.raises(ValueError, match="`eval_env` must be another environment than the one trained in"):
+            make(env, num_envs=1, eval_env=eval_env)
 
 
 def test_an_environment_to_evaluate_in_that_is_none():
