@@ -16,7 +16,7 @@ from sota_dqn import backend, losses, worker_snapshot
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive, check_seed
 from sota_dqn.choice import Choice
-from sota_dqn.environments import closing_on_error, envs_of, is_vector, make_factory
+from sota_dqn.environments import closing_on_error, is_vector, make_factory
 from sota_dqn.evaluation import check_evaluation
 from sota_dqn.models import check_model, has_convolutions, is_recurrent, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
@@ -57,7 +57,7 @@ class OneStepTrainer(TrainerBase):
         method: `"q"` bootstraps from the best action's value, `"sarsa"` from that of the action taken next. At a time
             limit that action is drawn from the worker's behaviour policy, and not taken.
         workers: How many.
-        eval_env: What to evaluate in, as `env`; None for one like `env`.
+        eval_env: What to evaluate in, as `env`, with its actions and its observations; None for one like `env`.
         preprocess: None, a callable on a batch of observations `[1, ...]`, or a list of them. Workers call it at the
             same time. Atari games hand it the RGB screen, `[1, 210, 160, 3]`; without, they give grey-scale `[1, 84,
             84]`.
@@ -132,8 +132,8 @@ class OneStepTrainer(TrainerBase):
             seed=seed,
         )
         with closing_on_error(env, self.close):
-            trained = [one for worker in self.workers for one in envs_of(worker.environments.vector)]
-            check_evaluation(self._make_env, env, eval_env, trained=trained)
+            trained, preprocess = [worker.environments for worker in self.workers], self.workers[0].preprocess
+            check_evaluation(self._make_env, env, eval_env, trained=trained, preprocess=preprocess)
             self._assemble(method, target_network_update)
 
     @property

@@ -3,7 +3,7 @@
 import numpy as np
 from gymnasium import spaces
 
-__all__ = ["check_spaces", "describe_space", "space_from"]
+__all__ = ["check_spaces", "describe_space", "is_supported", "space_from"]
 
 
 def describe_space(space):
@@ -20,6 +20,11 @@ def space_from(description):
     return spaces.Box(-np.inf, np.inf, tuple(description["shape"]), np.float32)
 
 
+def is_supported(observation_space):
+    """Returns whether observations of such a space can be learned from."""
+    return isinstance(observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary))
+
+
 def check_spaces(observation_space, action_space):
     """Raises ValueError where a space is not supported."""
     if not isinstance(action_space, spaces.Discrete):
@@ -27,7 +32,7 @@ def check_spaces(observation_space, action_space):
             f"Deep Q-learning needs a Discrete action space; {type(action_space).__name__} is not supported. "
             f"Received: action_space={action_space}"
         )
-    if not isinstance(observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary)):
+    if not is_supported(observation_space):
         raise ValueError(
             f"Observation spaces may be Box, MultiBinary or Discrete; {type(observation_space).__name__} is not "
             f"supported. Received: observation_space={observation_space}"

@@ -16,7 +16,7 @@ from sota_dqn.actor_pool import as_actors
 from sota_dqn.atari import is_game, native
 from sota_dqn.checks import check_positive, check_seed
 from sota_dqn.choice import Choice
-from sota_dqn.environments import closing_on_error, envs_of
+from sota_dqn.environments import closing_on_error
 from sota_dqn.evaluation import check_evaluation
 from sota_dqn.mixtures import AdvSwitch, Selection
 from sota_dqn.models import check_model, has_convolutions
@@ -80,7 +80,8 @@ class Trainer(TrainerBase):
             seed=seed,
         )
         with closing_on_error(env, self.actor.close), self._giving_back():
-            check_evaluation(self._make_env, env, eval_env, trained=envs_of(self.actor.environments.vector))
+            trained, preprocess = [self.actor.environments], self.actor.preprocess
+            check_evaluation(self._make_env, env, eval_env, trained=trained, preprocess=preprocess)
             self._assemble(updates_per_call, learning_starts)
 
     @abc.abstractmethod

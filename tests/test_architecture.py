@@ -80,6 +80,7 @@ SIDEWAYS = {
     ("choice", "recurrent"),
     ("backend", "types"),
     ("evaluation", "environments"),
+    ("evaluation", "preprocessing"),
     ("sequences", "learner"),
     ("policies", "mixtures"),
     ("snapshot", "checkpoint"),

@@ -515,6 +515,21 @@ def test_an_environment_that_is_handed_out_again(workers):
         make(env, network(2, 3), workers=1, eval_env=lambda: env)
 
 
+def test_an_environment_to_evaluate_in_that_is_unlike():
+    closed = []
+
+    class Closing(Counting):
+        def close(self):
+            closed.append(1)
+
+    with pytest.raises(ValueError, match=r"`eval_env` must have the actions of .* Received: .*Discrete\(3, start=1\)"):
+        make(Closing, network(2, 3), workers=2, eval_env=lambda: Closing(start=1))
+    assert len(closed) == 3
+    with pytest.raises(ValueError, match=r"`eval_env` must give observations like .*eval_env='MountainCar-v0'"):
+        make("Acrobot-v1", network(6, 3), eval_env="MountainCar-v0")
+    make(Closing, network(2, 3), workers=2, eval_env=Counting(longest=3)).close()
+
+
 def test_a_recurrent_model_is_refused():
     layers = [keras.Input((None, 4)), keras.layers.LSTM(4, return_sequences=True), keras.layers.Dense(2)]
     with pytest.raises(ValueError, match="recurrent model is not supported here: use DQNTrainer"):

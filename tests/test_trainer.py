@@ -583,6 +583,95 @@ def test_an_environment_to_evaluate_in_that_is_none():
         make(eval_env=5)
 
 
+class Closing(probes.Constant):
+    """Counts how many have been closed."""
+
+    closed = 0
+
+    def close(self):
+        Closing.closed += 1
+
+
+class Pair(Closing):
+    """Shows two numbers."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,), "float32")
+
+    def observe(self):
+        return np.zeros(2, "float32")
+
+
+class FiveActions(Closing):
+    num_actions = 5
+
+
+class FromOne(Closing):
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.action_space = spaces.Discrete(2, start=1)
+
+
+class FourStates(Closing):
+    observation_space = spaces.Discrete(4)
+
+    def observe(self):
+        return 0
+
+
+class Precise(Closing):
+    """Gives the same numbers in another precision."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), "float64")
+
+
+class ByName(Closing):
+    observation_space = spaces.Dict(a=BOX)
+
+
+def first_alone(observations):
+    return observations[:, :1]
+
+
+def last_of_two(observations):
+    return observations[:, [1]]
+
+
+@pytest.mark.parametrize(
+    ("env", "eval_env", "preprocess", "message"),
+    [
+        (probes.Constant, FiveActions, None, r"actions of .*, Discrete\(2\)\. Received: .*FiveActions.*=Discrete\(5\)"),
+        (probes.Constant, FromOne, None, r"actions of .* Received: .*FromOne.*action_space=Discrete\(2, start=1\)"),
+        (probes.Constant, Pair, None, r"are \(1,\) of float32 after preprocessing\. Received: .*Pair.*Box\(.*\(2,\)"),
+        (probes.Constant, ByName, None, r"observations like .* Received: .*ByName.*Dict\("),
+        (probes.Constant, FourStates, None, r"observations like .* Received: .*FourStates.*Discrete\(4\)"),
+        (FourStates, probes.Chain, None, r"Discrete\(4\), which are \(4,\) of float32.*Received: .*Discrete\(6\)"),
+        (Pair, Closing, last_of_two, r"observations like .* Received: .*Closing.*Box\(.*\(1,\)"),
+    ],
+)
+def test_an_environment_to_evaluate_in_that_is_unlike(env, eval_env, preprocess, message, monkeypatch):
+    monkeypatch.setattr(Closing, "closed", 0)
+    model = network(4 if env is FourStates else 1)
+    with pytest.raises(ValueError, match=f"Argument `eval_env` must .*{message}"):
+        make(env, model, num_envs=2, eval_env=eval_env, preprocess=preprocess)
+    assert Closing.closed == 2 * issubclass(env, Closing) + issubclass(eval_env, Closing)
+
+
+def test_an_environment_to_evaluate_in_that_is_alike_after_preprocessing():
+    calls = []
+
+    def count(observations):
+        calls.append(len(observations))
+        return observations
+
+    for eval_env in (Closing, Closing()):
+        made = make(probes.Constant, eval_env=eval_env, preprocess=count)
+        assert calls == [2]  # what counts its calls counts those of the training
+        assert made.evaluate(3)["returns"] == [1.0] * 3
+        calls.clear()
+    assert make(probes.Constant, eval_env=Precise).evaluate(2)["returns"] == [1.0] * 2
+    assert make(Pair, eval_env=probes.Constant, preprocess=first_alone).evaluate(2)["returns"] == [1.0] * 2
+
+
 @pytest.mark.parametrize("target", [lambda s: ops.max(s.target_values), lambda s: s.target_values[:, :1]])
 def test_a_target_of_the_wrong_shape(target):
     trainer = make(target=target)
@@ -619,15 +708,6 @@ def test_replay_and_policy_can_be_used_again_after_an_error():
     for name, used in (("replay", replay), ("policy", policy)):
         with pytest.raises(ValueError, match=f"`{name}` already belongs to another trainer"):
             make(**{name: used})
-
-
-class Closing(probes.Constant):
-    """Counts how many have been closed."""
-
-    closed = 0
-
-    def close(self):
-        Closing.closed += 1
 
 
 def refuse(observations):
