@@ -10,6 +10,7 @@ from keras import ops, tree
 __all__ = [
     "check_model",
     "check_recurrent",
+    "check_shapes",
     "differs_in_training",
     "has_convolutions",
     "is_recurrent",
@@ -40,6 +41,18 @@ def check_model(model, observations, num_actions):
                 f"The model has a Lambda layer, {layer.name!r}, which cannot be loaded safely from a checkpoint: "
                 "write it as a keras.layers.Layer subclass, or use a layer that Keras has (Rescaling, for example)."
             )
+    check_shapes(model, observations, num_actions)
+
+
+def check_shapes(model, observations, num_actions, *, advice=""):
+    """Raises ValueError unless `model` maps such observations to one value per action.
+
+    Args:
+        model: A Keras model.
+        observations: `[E, *O]`, preprocessed, their frames merged.
+        num_actions: A.
+        advice: A sentence for the error where the observations do not fit, and a blank.
+    """
     recurrent = is_recurrent(model)
     if recurrent:
         check_recurrent(model)
@@ -51,7 +64,7 @@ def check_model(model, observations, num_actions):
     expected = observation_shape(model) if model.built else None
     wrong = ValueError(
         f"The model's input does not match the preprocessed observations, which have shape {shape}. "
-        f"Received: input_shape={expected and expected[1:]}"
+        f"{advice}Received: input_shape={expected and expected[1:]}"
     )
     if expected and not _fits(shape, expected[1:]):
         raise wrong

@@ -14,10 +14,15 @@ def describe_space(space):
 
 
 def space_from(description):
-    """Returns the space that `describe_space` described, without its limits."""
+    """Returns the space that `describe_space` described, with the limits of its dtype in the place of its own."""
     if description["type"] == "Discrete":
         return spaces.Discrete(description["n"], start=description["start"])
-    return spaces.Box(-np.inf, np.inf, tuple(description["shape"]), np.float32)
+    dtype = np.dtype(description["dtype"])
+    if dtype.kind == "f":
+        low, high = -np.inf, np.inf
+    else:
+        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return spaces.Box(low, high, tuple(description["shape"]), dtype)
 
 
 def is_supported(observation_space):

@@ -175,7 +175,9 @@ def test_spaces_are_described():
     assert supported.space_from(described) == spaces.Discrete(3, start=2)
     described = supported.describe_space(spaces.Box(0, 255, (4, 4, 1), np.uint8))
     assert described == {"type": "Box", "shape": [4, 4, 1], "dtype": "uint8"}
-    assert supported.space_from(described).shape == (4, 4, 1)
+    for dtype in ("bool", "int8", "uint8", "int64", "float16", "float64"):
+        found = supported.space_from({**described, "dtype": dtype})
+        assert (found.shape, found.dtype) == ((4, 4, 1), np.dtype(dtype))
     assert supported.describe_space(spaces.MultiBinary(3))["shape"] == [3]
 
 
