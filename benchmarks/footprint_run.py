@@ -11,7 +11,7 @@ import tempfile
 
 import keras
 
-from benchmarks.noise import NUM_ACTIONS, Noise
+from benchmarks.noise import NUM_ACTIONS, Noise, Unplayed
 from benchmarks.process import Anonymous, report
 from sota_dqn import DQNTrainer, Replay, policies, samplers
 
@@ -39,7 +39,7 @@ def measure(capacity, *, updates):
         trainer = DQNTrainer(
             Noise(),
             build_model(),
-            eval_env="CartPole-v1",  # never played: a vector environment cannot be evaluated in
+            eval_env=Unplayed,
             frame_stack=4,
             batch_size=32,
             replay=Replay(capacity, sampler=samplers.Prioritized()),
@@ -64,7 +64,7 @@ def measure(capacity, *, updates):
 def measure_loading(directory):
     """Returns the peak of this process's own memory in bytes while it loads a checkpoint and goes on."""
     with Anonymous() as memory:
-        trainer = DQNTrainer.load(directory, env=Noise())
+        trainer = DQNTrainer.load(directory, env=Noise(), eval_env=Unplayed)
         trainer.train(16, verbose=0)
         return {"loading": memory.peak()}
 

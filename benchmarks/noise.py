@@ -1,4 +1,4 @@
-"""An environment that costs nothing: pictures of noise, for measuring updates on a full replay."""
+"""Environments that cost nothing: pictures of noise, for measuring updates on a full replay."""
 
 import gymnasium
 import numpy as np
@@ -7,6 +7,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 NUM_ACTIONS = 4
 EPISODE = 1_000  # steps
+PICTURES = spaces.Box(0, 255, (84, 84), np.uint8)
+ACTIONS = spaces.Discrete(NUM_ACTIONS)
 
 
 class Noise(VectorEnv):
@@ -19,8 +21,8 @@ class Noise(VectorEnv):
     def __init__(self, num_envs=16):
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
-        self.single_observation_space = spaces.Box(0, 255, (84, 84), np.uint8)
-        self.single_action_space = spaces.Discrete(NUM_ACTIONS)
+        self.single_observation_space = PICTURES
+        self.single_action_space = ACTIONS
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
         self._strip = np.random.default_rng(0).integers(0, 256, (4 * num_envs + 1_000, 84, 84), "uint8")
@@ -41,3 +43,10 @@ class Noise(VectorEnv):
     def _pictures(self):
         first = self._time * 7 % (len(self._strip) - self.num_envs)
         return self._strip[first : first + self.num_envs]
+
+
+class Unplayed(gymnasium.Env):
+    """One environment with the spaces of `Noise`: a trainer needs one to evaluate in, and nobody evaluates here."""
+
+    observation_space = PICTURES
+    action_space = ACTIONS

@@ -9,7 +9,7 @@ import statistics
 import keras
 import numpy as np
 
-from benchmarks.noise import NUM_ACTIONS, Noise
+from benchmarks.noise import NUM_ACTIONS, Noise, Unplayed
 from benchmarks.process import rate, report
 from sota_dqn import DQNTrainer, Replay, Sequences, backend, policies, samplers
 
@@ -54,7 +54,7 @@ def filled_trainer(*, capacity, updates_per_call, net="mlp"):
     """
     more = {
         "mlp": {},
-        "nature": {"eval_env": "CartPole-v1", "frame_stack": 4},
+        "nature": {"eval_env": Unplayed, "frame_stack": 4},
         "lstm": {"sequences": Sequences(40, burn_in=20)},
     }[net]
     trainer = DQNTrainer(

@@ -5,7 +5,7 @@ import math
 from sota_dqn.actor import Actor
 from sota_dqn.actor_pool import ActorPool
 from sota_dqn.choice import Frames
-from sota_dqn.environments import NUM_ENVS, Environments, make_vector
+from sota_dqn.environments import NUM_ENVS, Environments, closing_on_error, make_vector
 from sota_dqn.mixtures import Selection
 from sota_dqn.pace import Pace
 from sota_dqn.preprocessing import Preprocessing
@@ -33,10 +33,12 @@ def make_actor(actors, *, env, num_envs, vectorization_mode, preprocess, frame_s
             clip_rewards=clip_rewards,
             seed=seed,
         )
-    environments = Environments(make_vector(env, num_envs=num_envs, mode=vectorization_mode), seed=seed)
-    preprocess = Preprocessing(preprocess, environments.observation_space)
-    actor = Actor(environments, preprocess, frames=frames, discount=None, clip_rewards=clip_rewards)
-    actor.start()
+    vector = make_vector(env, num_envs=num_envs, mode=vectorization_mode)
+    with closing_on_error(env, vector.close):
+        environments = Environments(vector, seed=seed)
+        preprocess = Preprocessing(preprocess, environments.observation_space)
+        actor = Actor(environments, preprocess, frames=frames, discount=None, clip_rewards=clip_rewards)
+        actor.start()
     return actor
 
 

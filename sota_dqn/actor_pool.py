@@ -134,12 +134,13 @@ class ActorPool:
             "seed": seed,
         }
         # One environment tells what the others are like.
-        self.environments = Environments(make_vector(env, num_envs=1, mode=vectorization_mode), seed=seed)
+        vector = make_vector(env, num_envs=1, mode=vectorization_mode)
         try:
+            self.environments = Environments(vector, seed=seed)
             self.preprocess = Preprocessing(preprocess, self.environments.observation_space)
             self.stacked = frames(self.preprocess(self.environments.reset()), np.ones(1, bool))
         finally:
-            self.environments.close()
+            vector.close()
         self.num_envs = settings.number * num_envs  # of all actors
         self.share = num_envs
         self.count = np.zeros(self.num_envs, "int64")

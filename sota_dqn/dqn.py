@@ -49,7 +49,7 @@ class DQNTrainer(Trainer):
         vectorization_mode: None steps Atari games in ale-py's native vector environment and everything else as `"sync"`
             does, in this process; `"async"` each in a worker process of its
             own, `"vector_entry_point"` in the native vector environment that the id is registered with.
-        eval_env: What to evaluate in, as `env`; None for one like `env`.
+        eval_env: What to evaluate in, as `env`, with its actions and its observations; None for one like `env`.
         preprocess: None, a callable on a batch of observations `[E, ...]`, or a list of them. What it returns is
             stored. Atari games hand it the RGB screen, `[E, 210, 160, 3]`; without, they give grey-scale `[E, 84, 84]`.
         frame_stack: Frames that make one observation of the model, channels last, oldest first; None for no stack.

@@ -1,5 +1,6 @@
 """Environments: built from whatever the user has, and stepped the same way whatever their autoreset mode."""
 
+import contextlib
 import functools
 import inspect
 import multiprocessing.connection
@@ -17,10 +18,11 @@ from sota_dqn.spaces import check_spaces
 __all__ = [
     "Environments",
     "Outcome",
+    "closing_on_error",
+    "envs_of",
     "episode_seed",
     "episode_seeds",
     "is_vector",
-    "make_evaluation_factory",
     "make_factory",
     "make_vector",
 ]
@@ -69,47 +71,6 @@ def make_factory(env, argument="env"):
         f"Argument `{argument}` must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. "
         f"Received: {argument}={env!r}"
     )
-
-
-def make_evaluation_factory(env, eval_env=None):
-    """Returns a function of `render_mode` that makes an environment to evaluate in, apart from the one trained in.
-
-    Args:
-        env: The environment trained in, as in `make_factory`.
-        eval_env: The one to evaluate in; None for one like `env`. An environment that cannot be built again is used
-            itself.
-
-    Raises:
-        ValueError: If there is no way to a second environment.
-    """
-    if eval_env is env and make_factory(env) is None:
-        raise ValueError("Argument `eval_env` must be another environment than the one trained in. Received: the same.")
-    factory = make_factory(env) if eval_env is None else make_factory(eval_env, "eval_env")
-    if factory is not None:
-        return factory
-    if eval_env is None or is_vector(eval_env):
-        raise ValueError(
-            "Evaluation needs an environment of its own, and this one cannot be built again: pass eval_env=, an id, a "
-            f"callable or a gymnasium.Env. Received: env={env!r}, eval_env={eval_env!r}"
-        )
-    return _Kept(eval_env)
-
-
-class _Kept:
-    """A factory of one environment that the user has made: it is lent, one at a time, and never closed."""
-
-    single = True
-
-    def __init__(self, env):
-        self.env = env
-
-    def __call__(self, render_mode=None):
-        return _Lent(self.env)
-
-
-class _Lent(gymnasium.Wrapper):
-    def close(self):
-        """Leaves the user's environment open."""
 
 
 def make_vector(env, *, num_envs=None, mode=None):
@@ -165,6 +126,22 @@ def make_vector(env, *, num_envs=None, mode=None):
         check_distinct(vector.envs)
         return vector
     return _make_async(factory, num_envs)
+
+
+@contextlib.contextmanager
+def closing_on_error(env, close):
+    """Calls `close` where the block raises, unless `env` is the user's own environment, which may be used again.
+
+    Args:
+        env: What `make_vector` was given.
+        close: A function that closes what it returned.
+    """
+    try:
+        yield
+    except BaseException:
+        if hasattr(env, "make_vector") or make_factory(env) is not None:
+            close()
+        raise
 
 
 class Environments:
@@ -349,6 +326,12 @@ def _ended(terminated, truncated, info):
     """Returns where an episode is over, `[E]` bool; Atari's lost lives are terminations that end nothing."""
     terminated, truncated = np.asarray(terminated), np.asarray(truncated)
     return (terminated & ~info["life_lost"] | truncated) if "life_lost" in info else terminated | truncated
+
+
+def envs_of(vector):
+    """Returns the environments of a vector environment that steps them in this process, one by one; else none."""
+    vector = getattr(vector, "unwrapped", vector)
+    return list(vector.envs) if isinstance(vector, SyncVectorEnv) else []
 
 
 def is_vector(env):

@@ -11,17 +11,19 @@ from sota_dqn import atari, checkpoint, recorder
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_epsilon, check_positive, check_seed
 from sota_dqn.choice import Choice, Frames
-from sota_dqn.environments import episode_seeds, make_evaluation_factory
-from sota_dqn.evaluation import describe, play_episodes, summarize
-from sota_dqn.models import has_convolutions, is_recurrent, observation_shape, previous_inputs
+from sota_dqn.environments import episode_seeds
+from sota_dqn.evaluation import describe, first_observation, make_playing_factory, play_episodes, summarize
+from sota_dqn.models import check_shapes, has_convolutions, is_recurrent, observation_shape, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.spaces import check_spaces, space_from
+from sota_dqn.storage import merge_frames
 
 __all__ = ["DQNInference"]
 
 UNKNOWN_FPS = 30  # frames per second of environments that do not tell
+ADVICE = "Arguments `frame_stack` and `preprocess` must be as in training, and only a checkpoint tells them. "
 
 
 class DQNInference:
@@ -30,8 +32,9 @@ class DQNInference:
     Args:
         source: A checkpoint's directory, a `.keras` file, or a Keras model. Only a checkpoint holds the learned initial
             state of a recurrent model; with the others its episodes begin at zero.
-        env: What to play in: an id, a callable that takes `render_mode`, or a `gymnasium.Env`. None takes the
-            checkpoint's; a file or a model needs it for whatever plays.
+        env: What to play in: an id, a callable that takes `render_mode`, or a `gymnasium.Env`, which is built again
+            where it has a spec, and else played in itself, stays open, and shows and draws what it was made for. None
+            takes the checkpoint's; a file or a model needs it for whatever plays.
         preprocess: As in training. None takes the checkpoint's; where it had some, it must be given again.
         frame_stack: As in training, None for the checkpoint's.
         epsilon: The probability of a random action, in [0, 1].
@@ -47,17 +50,7 @@ class DQNInference:
         check_epsilon(epsilon)
         check_positive(frame_stack=frame_stack)
         check_seed(seed)
-        config: dict = {"arguments": {}}
-        recurrent = None
-        if isinstance(source, keras.Model):
-            self.model = source
-        elif pathlib.Path(source).suffix == ".keras":
-            self.model = checkpoint.load_model(source, custom_objects)
-        else:
-            found = checkpoint.Checkpoint(source)
-            config = found.config
-            self.model = checkpoint.load_model(found.model_path, custom_objects)
-            recurrent = _recurrent(self.model, found)
+        self.model, config, recurrent = _load(source, custom_objects)
         arguments = config["arguments"]
         if preprocess is None:
             preprocess = checkpoint.decode(arguments.get("preprocess"), "preprocess")
@@ -66,8 +59,10 @@ class DQNInference:
         self._env = env if env is not None else arguments.get("eval_env") or arguments.get("env")
         self._raw = preprocess is not None
         self._native = arguments.get("vectorization_mode") is None
-        self._space, self._start = self._spaces(config)
+        self._space, self._start, self._num_actions, first = self._look(config)
         self._preprocess = Preprocessing(preprocess, self._space)
+        self._fits = self._space is None  # whether it need not be checked any more that the model fits what it sees
+        self._check_first(config, first)
         self._choose = Choice(
             self.model,
             EpsilonGreedy(epsilon),
@@ -201,6 +196,10 @@ class DQNInference:
             frame = env.render()
         except NotImplementedError:
             frame = None
+        except AssertionError:  # Gymnasium's own environments assert a spec, where they have no render mode
+            if env.render_mode is not None:
+                raise
+            frame = None
         if frame is None:
             raise ValueError(
                 "Argument `env` must be an environment that draws pictures for films, with render_mode='rgb_array'. "
@@ -210,6 +209,9 @@ class DQNInference:
 
     def _act(self, observations, **told):
         """Returns actions, counted from 0, for observations and frames; `told` is what `Choice` is."""
+        if not self._fits:
+            self._check(observations)
+            self._fits = True
         return keras.ops.convert_to_numpy(self._choose(observations, 0, **told))
 
     def _rewards(self, reward, begun):
@@ -234,34 +236,50 @@ class DQNInference:
         """Returns the function that makes environments to play in."""
         if self._env is None:
             raise ValueError("Argument `env` is needed to play: DQNInference(source, env=...). Received: env=None")
-        env = self._environment()
-        return make_evaluation_factory(env, env)
+        return make_playing_factory(self._environment())
 
     def _environment(self):
         """Returns what to play in, as a user passes it."""
         env = checkpoint.decode(self._env, "env")
         return native(env, raw=self._raw) if self._native else env
 
-    def _spaces(self, config):
-        """Returns the observation space and the first action's number, as far as they can be known, and checks them."""
-        if "observation_space" in config and isinstance(
-            self._env, dict
-        ):  # an environment that must be given again to play
-            space = space_from(config["observation_space"])
-            space.dtype = np.dtype(config["observation_space"].get("dtype", space.dtype))  # made of floats there
-            return space, config["action_start"]
+    def _look(self, config):
+        """Returns what can be known of the environment.
+
+        Returns:
+            Its observation space, the first action's number, how many actions there are, and a first observation,
+            `[1, ...]`; None for what is not known.
+        """
+        if "observation_space" in config and isinstance(self._env, dict):  # the checkpoint tells enough to act
+            return space_from(config["observation_space"]), config["action_start"], config["num_actions"], None
         if self._env is None:
-            return None, 0
-        env = self._factory()()
-        env.close()
-        check_spaces(env.observation_space, env.action_space)
-        outputs = getattr(self.model, "output_shape", (None,))[-1]  # subclassed models do not tell
-        if outputs not in (None, env.action_space.n):
-            raise ValueError(
-                f"The model has {outputs} outputs and the environment {env.action_space.n} actions. Received: "
-                f"env={self._env!r}"
-            )
-        return env.observation_space, int(env.action_space.start)
+            return None, 0, None, None
+        make = self._factory()
+        env = make()
+        try:
+            check_spaces(env.observation_space, env.action_space)
+            # The user's own may be in the middle of an episode.
+            first = None if getattr(make, "single", False) else first_observation(env)
+        finally:
+            env.close()
+        return env.observation_space, int(env.action_space.start), int(env.action_space.n), first
+
+    def _check_first(self, config, first):
+        """Raises ValueError where the model does not fit a first observation, as far as one is known before acting."""
+        if first is not None:
+            seen = self._preprocess(first)
+        elif "observation" in config:
+            shape, dtype = config["observation"]  # as it was preprocessed in training
+            seen = np.zeros((1, *shape), dtype)
+        else:
+            return
+        self._check(Frames(self.frame_stack, "reset")(seen, np.ones(1, bool)))
+        self._fits = first is not None
+
+    def _check(self, seen):
+        """Raises ValueError unless the model maps what it sees, `[E, ...]`, to a value for each action."""
+        merged = seen if self.frame_stack is None else merge_frames(seen)
+        check_shapes(self.model, merged, self._num_actions, advice=ADVICE)
 
     def _batch(self, observation):
         """Returns observations as `[E, ...]` of the environment's dtype, and whether it was a single one."""
@@ -292,6 +310,17 @@ class DQNInference:
         dtype = next(tensor.dtype for tensor in self.model.inputs if tensor.name not in previous)
         floating = keras.backend.is_float_dtype(dtype)  # in whatever precision the model computes
         return told[2 if is_recurrent(self.model) else 1 :], np.dtype("float32" if floating else dtype)
+
+
+def _load(source, custom_objects):
+    """Returns the model of a source, and of a checkpoint its configuration and `Recurrent`, else none and None."""
+    if isinstance(source, keras.Model):
+        return source, {"arguments": {}}, None
+    if pathlib.Path(source).suffix == ".keras":
+        return checkpoint.load_model(source, custom_objects), {"arguments": {}}, None
+    found = checkpoint.Checkpoint(source)
+    model = checkpoint.load_model(found.model_path, custom_objects)
+    return model, found.config, _recurrent(model, found)
 
 
 def _recurrent(model, found):

@@ -114,15 +114,9 @@ class AdvSwitch(Selection):
         check_positive(margin=margin, memory=memory)
         self.margin = margin
         self.reference = reference
-        self.mixed = False  # whether a `Mixture` holds it, and tells it of the others' episodes
         self.seen: collections.deque[int] = collections.deque(maxlen=memory)
 
     def start(self, num_envs, random):
-        if self.reference is not None and not self.mixed:
-            raise ValueError(
-                "Argument `reference` must be None outside of a `Mixture`, whose policies it names. "
-                f"Received: reference={self.reference!r}"
-            )
         super().start(num_envs, random)
         self.switches = np.full(num_envs, np.inf)
 
@@ -184,8 +178,6 @@ class Mixture(Selection):
             reference = getattr(policy, "reference", None)
             if reference is not None and reference not in self.names:
                 raise ValueError(f"Argument `reference` must be one of {self.names}. Received: reference={reference!r}")
-            if isinstance(policy, AdvSwitch):
-                policy.mixed = True
 
     def start(self, num_envs, random):
         super().start(num_envs, random)

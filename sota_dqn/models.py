@@ -12,6 +12,7 @@ from sota_dqn.checks import check_named
 __all__ = [
     "check_model",
     "check_recurrent",
+    "check_shapes",
     "differs_in_training",
     "has_convolutions",
     "is_recurrent",
@@ -44,6 +45,18 @@ def check_model(model, observations, num_actions):
             )
         for name, value in vars(layer).items():
             check_named(value, f"the `{name}` of the layer {layer.name!r}")
+    check_shapes(model, observations, num_actions)
+
+
+def check_shapes(model, observations, num_actions, *, advice=""):
+    """Raises ValueError unless `model` maps such observations to one value per action.
+
+    Args:
+        model: A Keras model.
+        observations: `[E, *O]`, preprocessed, their frames merged.
+        num_actions: A.
+        advice: A sentence for the error where the observations do not fit, and a blank.
+    """
     recurrent = is_recurrent(model)
     if recurrent:
         check_recurrent(model)
@@ -55,7 +68,7 @@ def check_model(model, observations, num_actions):
     expected = observation_shape(model) if model.built else None
     wrong = ValueError(
         f"The model's input does not match the preprocessed observations, which have shape {shape}. "
-        f"Received: input_shape={expected and expected[1:]}"
+        f"{advice}Received: input_shape={expected and expected[1:]}"
     )
     if expected and not _fits(shape, expected[1:]):
         raise wrong

@@ -16,18 +16,17 @@ from sota_dqn import backend, losses, worker_snapshot
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_positive, check_seed
 from sota_dqn.choice import Choice
-from sota_dqn.environments import Environments, episode_seeds, is_vector, make_factory, make_vector
+from sota_dqn.environments import closing_on_error, is_vector, make_factory
+from sota_dqn.evaluation import check_evaluation
 from sota_dqn.models import check_model, has_convolutions, is_recurrent, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
-from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.reporting import Clock, Epoch
-from sota_dqn.schedules import linear
 from sota_dqn.shared import Shared
 from sota_dqn.storage import merge_frames
 from sota_dqn.targets import value_of
 from sota_dqn.trainer_base import TrainerBase
 from sota_dqn.types import recorded
-from sota_dqn.workers import Worker
+from sota_dqn.workers import make_workers
 
 __all__ = ["OneStepLearner", "OneStepTrainer"]
 
@@ -58,7 +57,7 @@ class OneStepTrainer(TrainerBase):
         method: `"q"` bootstraps from the best action's value, `"sarsa"` from that of the action taken next. At a time
             limit that action is drawn from the worker's behaviour policy, and not taken.
         workers: How many.
-        eval_env: What to evaluate in, as `env`; None for one like `env`.
+        eval_env: What to evaluate in, as `env`, with its actions and its observations; None for one like `env`.
         preprocess: None, a callable on a batch of observations `[1, ...]`, or a list of them. Workers call it at the
             same time. Atari games hand it the RGB screen, `[1, 210, 160, 3]`; without, they give grey-scale `[1, 84,
             84]`.
@@ -103,73 +102,39 @@ class OneStepTrainer(TrainerBase):
         report_every=2_000,
         seed=0,
     ):
-        counts = {
-            "workers": workers,
-            "local_max_steps": local_max_steps,
-            "target_network_update": target_network_update,
-            "n_step": n_step,
-            "epsilon_anneal": epsilon_anneal,
-            "report_every": report_every,
-        }
-        for name, value in counts.items():
-            if value is None:
-                raise TypeError(f"Argument `{name}` must be an integer. Received: {name}=None")
-        check_positive(**counts, frame_stack=frame_stack, learning_rate_anneal=learning_rate_anneal)
+        _check_counts(
+            workers=workers,
+            local_max_steps=local_max_steps,
+            target_network_update=target_network_update,
+            n_step=n_step,
+            epsilon_anneal=epsilon_anneal,
+            report_every=report_every,
+        )
+        check_positive(frame_stack=frame_stack, learning_rate_anneal=learning_rate_anneal)
         _check_arguments(model, method, local_max_steps, n_step, discount, final_epsilons, seed)
         env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
         if not hasattr(env, "make_vector"):
             _check_env(env, workers)
         super().__init__(env, model, eval_env=eval_env, frame_stack=frame_stack, report_every=report_every, seed=seed)
-        finals, weights = list(final_epsilons), np.array(list(final_epsilons.values()), "float64")
-        self.workers = []
-        for number, worker_seed in enumerate(episode_seeds([seed, 2**32 - 2], workers)):
-            random = np.random.default_rng(worker_seed)
-            final = finals[random.choice(len(finals), p=weights / weights.sum())]
-            environments = Environments(make_vector(env, num_envs=1), seed=worker_seed)
-            if not environments.exact:
-                raise ValueError("The environment must let itself be reset by hand: AutoresetMode.DISABLED.")
-            self.workers.append(
-                Worker(
-                    number,
-                    environments,
-                    Preprocessing(preprocess, environments.observation_space),
-                    frame_stack=frame_stack,
-                    clip_rewards=isinstance(env, Atari) if clip_rewards is None else clip_rewards,
-                    looks_ahead=method == "sarsa",
-                    max_steps=local_max_steps,
-                    n_step=n_step,
-                    discount=discount,
-                    epsilon=linear(1.0, final, steps=epsilon_anneal),
-                    random=random,
-                )
-            )
-        first = self.workers[0]
-        seen = first.seen if frame_stack is None else merge_frames(ops.convert_to_tensor(first.seen))
-        self.num_actions = int(first.environments.action_space.n)
-        check_model(model, seen, self.num_actions)
-        self.preprocess = first.preprocess
-        self.epoch = Epoch(METRICS)
-        self._evaluated = Choice(
-            model,
-            EpsilonGreedy(lambda epsilon: epsilon),
-            random=None,
-            convolutions=has_convolutions(model),
-            stacked=frame_stack is not None,
-        )
-        if not model.compiled:
-            optimizer = keras.optimizers.RMSprop(1e-4, rho=0.99, epsilon=0.1)
-            model.compile(optimizer=optimizer, loss=keras.losses.MeanSquaredError())
-        self.initial_rate = _check_optimizer(model.optimizer, learning_rate_anneal)
         self.learning_rate_anneal = learning_rate_anneal
-        self.shared = Shared(
-            model,
-            model.optimizer,
-            target_update=target_network_update,
-            learning_rate=learning_rate_anneal and self._learning_rate,
+        self.workers = make_workers(
+            env,
+            workers,
+            preprocess=preprocess,
+            frame_stack=frame_stack,
+            clip_rewards=isinstance(env, Atari) if clip_rewards is None else clip_rewards,
+            looks_ahead=method == "sarsa",
+            max_steps=local_max_steps,
+            n_step=n_step,
+            discount=discount,
+            final_epsilons=final_epsilons,
+            epsilon_anneal=epsilon_anneal,
+            seed=seed,
         )
-        self.learner = OneStepLearner(model, self.shared, method=METHODS[method], stacked=frame_stack is not None)
-        self.learner.compile(first.observations, first.actions)
-        self._compiled = self._compiled_now()
+        with closing_on_error(env, self.close):
+            trained, preprocess = [worker.environments for worker in self.workers], self.workers[0].preprocess
+            check_evaluation(self._make_env, env, eval_env, trained=trained, preprocess=preprocess)
+            self._assemble(method, target_network_update)
 
     @property
     def updates(self):
@@ -190,6 +155,34 @@ class OneStepTrainer(TrainerBase):
         """Closes the environments. No thread outlives `train`."""
         for worker in self.workers:
             worker.close()
+
+    def _assemble(self, method, target_network_update):
+        """Makes what learns, evaluates and reports, around the workers; the arguments are the constructor's."""
+        model, first, stacked = self.model, self.workers[0], self.frame_stack is not None
+        self.num_actions = int(first.environments.action_space.n)
+        check_model(model, merge_frames(first.seen) if stacked else first.seen, self.num_actions)
+        self.preprocess = first.preprocess
+        self.epoch = Epoch(METRICS)
+        self._evaluated = Choice(
+            model,
+            EpsilonGreedy(lambda epsilon: epsilon),
+            random=None,
+            convolutions=has_convolutions(model),
+            stacked=stacked,
+        )
+        if not model.compiled:
+            optimizer = keras.optimizers.RMSprop(1e-4, rho=0.99, epsilon=0.1)
+            model.compile(optimizer=optimizer, loss=keras.losses.MeanSquaredError())
+        self.initial_rate = _check_optimizer(model.optimizer, self.learning_rate_anneal)
+        self.shared = Shared(
+            model,
+            model.optimizer,
+            target_update=target_network_update,
+            learning_rate=self.learning_rate_anneal and self._learning_rate,
+        )
+        self.learner = OneStepLearner(model, self.shared, method=METHODS[method], stacked=stacked)
+        self.learner.compile(first.observations, first.actions)
+        self._compiled = self._compiled_now()
 
     def _advance(self, limit, last_episode, interrupt, *, on_episode_end, batches):
         """Runs the workers until they have made `limit` steps in all, and then tells callbacks of what happened."""
@@ -346,6 +339,14 @@ class OneStepLearner:
 
     def _mapping(self, weights):
         return list(zip(self.model.variables, weights, strict=True))
+
+
+def _check_counts(**counts):
+    """Raises ValueError or TypeError for what is not an integer of at least 1."""
+    for name, value in counts.items():
+        if value is None:
+            raise TypeError(f"Argument `{name}` must be an integer. Received: {name}=None")
+    check_positive(**counts)
 
 
 def _check_arguments(model, method, local_max_steps, n_step, discount, final_epsilons, seed):

@@ -6,7 +6,6 @@ and name it in `WRITERS`.
 """
 
 import contextlib
-import errno
 import importlib
 import importlib.util
 import math
@@ -18,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sota_dqn.files import replacing
+from sota_dqn.files import check_writable, replacing
 
 __all__ = ["Film", "caption", "check_path", "draw_text", "write_film"]
 
@@ -131,15 +130,7 @@ def check_path(path):
             'An MP4 needs imageio-ffmpeg: install it by `pip install "sota_dqn[video]"`, or choose a path ending in '
             f".gif. Received: path={str(path)!r}"
         )
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "Is a directory")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        reason = f"Argument `path` must be a file that can be written ({error.strerror}). Received: path"
-        raise OSError(error.errno, reason, str(path)) from error  # of the same class, by its number
+    check_writable(path)
     return path
 
 

@@ -126,6 +126,10 @@ class Replay:
             ) from error
         self.sampler.build(self.storage.bin + 1)
 
+    def release(self):
+        """Lets go of the rows: these settings may be built again."""
+        self.storage = None
+
     @property
     def on_host(self):
         """Whether observations are in host memory while the model is trained elsewhere."""

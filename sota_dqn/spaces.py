@@ -3,7 +3,7 @@
 import numpy as np
 from gymnasium import spaces
 
-__all__ = ["check_spaces", "describe_space", "space_from"]
+__all__ = ["check_spaces", "describe_space", "is_supported", "space_from"]
 
 
 def describe_space(space):
@@ -14,10 +14,20 @@ def describe_space(space):
 
 
 def space_from(description):
-    """Returns the space that `describe_space` described, without its limits."""
+    """Returns the space that `describe_space` described, with the limits of its dtype in the place of its own."""
     if description["type"] == "Discrete":
         return spaces.Discrete(description["n"], start=description["start"])
-    return spaces.Box(-np.inf, np.inf, tuple(description["shape"]), np.float32)
+    dtype = np.dtype(description["dtype"])
+    if dtype.kind == "f":
+        low, high = -np.inf, np.inf
+    else:
+        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return spaces.Box(low, high, tuple(description["shape"]), dtype)
+
+
+def is_supported(observation_space):
+    """Returns whether observations of such a space can be learned from."""
+    return isinstance(observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary))
 
 
 def check_spaces(observation_space, action_space):
@@ -27,7 +37,7 @@ def check_spaces(observation_space, action_space):
             f"Deep Q-learning needs a Discrete action space; {type(action_space).__name__} is not supported. "
             f"Received: action_space={action_space}"
         )
-    if not isinstance(observation_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary)):
+    if not is_supported(observation_space):
         raise ValueError(
             f"Observation spaces may be Box, MultiBinary or Discrete; {type(observation_space).__name__} is not "
             f"supported. Received: observation_space={observation_space}"

@@ -4,6 +4,7 @@
 """
 
 import abc
+import contextlib
 import math
 import numbers
 
@@ -15,7 +16,9 @@ from sota_dqn.actor_pool import as_actors
 from sota_dqn.atari import is_game, native
 from sota_dqn.checks import check_positive, check_seed
 from sota_dqn.choice import Choice
-from sota_dqn.mixtures import Selection
+from sota_dqn.environments import closing_on_error
+from sota_dqn.evaluation import check_evaluation
+from sota_dqn.mixtures import AdvSwitch, Selection
 from sota_dqn.models import check_model, has_convolutions
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.replay import Replay
@@ -56,11 +59,7 @@ class Trainer(TrainerBase):
     ):
         check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size, report_every=report_every)
         check_positive(updates_per_call=updates_per_call, learning_starts=learning_starts)
-        if not isinstance(updates_per_step, numbers.Real) or not 0 < float(updates_per_step) < math.inf:
-            raise ValueError(
-                f"Argument `updates_per_step` must be a number above 0. Received: updates_per_step={updates_per_step!r}"
-            )
-        _check_parts(replay, policy, batch_size, seed)
+        _check_parts(replay, policy, batch_size, updates_per_step, seed)
         self.batch_size = batch_size
         self.updates_per_step = updates_per_step
         self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
@@ -80,29 +79,10 @@ class Trainer(TrainerBase):
             clip_rewards=clip_rewards,
             seed=seed,
         )
-        self.preprocess = self.actor.preprocess
-        self.num_envs = self.actor.num_envs
-        stacked = self.actor.stacked if frame_stack is None else merge_frames(self.actor.stacked)
-        check_model(model, stacked, int(self.actor.environments.action_space.n))
-        names = ("sampling", "acting", "selecting")
-        self.random = dict(zip(names, np.random.default_rng(seed).spawn(len(names)), strict=True))
-        self.updates_per_call = updates_per_call or self._good_updates_per_call()
-        self.learner = self.build()
-        # By then there are rows to draw.
-        ready = max(batch_size, self.num_envs * (self.replay.after + self.replay.period + 1))
-        self.learning_starts = max(1_000, ready) if learning_starts is None else learning_starts
-        if self.learning_starts < ready:
-            self.replay.storage = None  # it may be used again
-            raise ValueError(
-                f"Argument `learning_starts` must be at least {ready} with {self.num_envs} environments and batches of "
-                f"{batch_size}. Received: learning_starts={learning_starts}"
-            )
-        self._running: dict = {}  # what the newest call of updates will return
-        self.pace = make_pace(self.actors, updates_per_step, self.updates_per_call, self.learning_starts)
-        connect(self.actor, self.learner, self.policy, self._choice, self.random, pace=self.pace, chunk=self._chunk())
-        self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))
-        self.epoch = Epoch(self.learner.metrics, getattr(self.policy, "names", ()))
-        self._compiled = self._compiled_now()
+        with closing_on_error(env, self.actor.close), self._giving_back():
+            trained, preprocess = [self.actor.environments], self.actor.preprocess
+            check_evaluation(self._make_env, env, eval_env, trained=trained, preprocess=preprocess)
+            self._assemble(updates_per_call, learning_starts)
 
     @abc.abstractmethod
     def build(self):
@@ -148,6 +128,45 @@ class Trainer(TrainerBase):
     def close(self):
         """Closes the environments and their worker processes."""
         self.actor.close()
+
+    def _assemble(self, updates_per_call, learning_starts):
+        """Makes what learns, chooses and reports, around the actor; the arguments are the constructor's."""
+        self.preprocess = self.actor.preprocess
+        self.num_envs = self.actor.num_envs
+        stacked = self.actor.stacked if self.frame_stack is None else merge_frames(self.actor.stacked)
+        check_model(self.model, stacked, int(self.actor.environments.action_space.n))
+        names = ("sampling", "acting", "selecting")
+        self.random = dict(zip(names, np.random.default_rng(self.seed).spawn(len(names)), strict=True))
+        self.updates_per_call = updates_per_call or self._good_updates_per_call()
+        self.learner = self.build()
+        self.learning_starts = self._first_update(learning_starts)
+        self._running: dict = {}  # what the newest call of updates will return
+        self.pace = make_pace(self.actors, self.updates_per_step, self.updates_per_call, self.learning_starts)
+        connect(self.actor, self.learner, self.policy, self._choice, self.random, pace=self.pace, chunk=self._chunk())
+        self._evaluated = self._choice(EpsilonGreedy(lambda epsilon: epsilon))
+        self.epoch = Epoch(self.learner.metrics, getattr(self.policy, "names", ()))
+        self._compiled = self._compiled_now()
+
+    @contextlib.contextmanager
+    def _giving_back(self):
+        """Lets another trainer have the replay and the policy where the block raises."""
+        try:
+            yield
+        except BaseException:
+            self.replay.release()
+            if isinstance(self.policy, Selection):
+                self.policy.random = None
+            raise
+
+    def _first_update(self, learning_starts):
+        """Returns the environment steps before the first update, after checking that there are rows to draw by then."""
+        ready = max(self.batch_size, self.num_envs * (self.replay.after + self.replay.period + 1))
+        if learning_starts is not None and learning_starts < ready:
+            raise ValueError(
+                f"Argument `learning_starts` must be at least {ready} with {self.num_envs} environments and batches of "
+                f"{self.batch_size}. Received: learning_starts={learning_starts}"
+            )
+        return max(1_000, ready) if learning_starts is None else learning_starts
 
     def _advance(self, limit, last_episode, interrupt, *, on_episode_end, batches):
         self.actor.last_step = self.last_step
@@ -226,14 +245,23 @@ class Trainer(TrainerBase):
         return math.nan if epsilon is None else float(epsilon(self.steps))
 
 
-def _check_parts(replay, policy, batch_size, seed):
+def _check_parts(replay, policy, batch_size, updates_per_step, seed):
     """Raises ValueError or TypeError where one of these cannot be used."""
+    if not isinstance(updates_per_step, numbers.Real) or not 0 < float(updates_per_step) < math.inf:
+        raise ValueError(
+            f"Argument `updates_per_step` must be a number above 0. Received: updates_per_step={updates_per_step!r}"
+        )
     if replay is not None and not isinstance(replay, Replay):
         raise TypeError(f"Argument `replay` must be a `Replay`. Received: replay={replay!r}")
     if replay is not None:
         replay.check_unused(batch_size)
     if isinstance(policy, Selection) and policy.random is not None:
         raise ValueError("Argument `policy` already belongs to another trainer: make one for each.")
+    if isinstance(policy, AdvSwitch) and policy.reference is not None:
+        raise ValueError(
+            "Argument `reference` must be None outside of a `Mixture`, whose policies it names. Received: "
+            f"reference={policy.reference!r}"
+        )
     if isinstance(policy, type) or policy is not None and not callable(policy) and not isinstance(policy, Selection):
         raise TypeError(f"Argument `policy` must be a function of values. Received: policy={policy!r}")
     check_seed(seed)

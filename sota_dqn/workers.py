@@ -15,9 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sota_dqn.actor import Episode
+from sota_dqn.checks import check_distinct
 from sota_dqn.choice import Frames
+from sota_dqn.environments import Environments, closing_on_error, envs_of, episode_seeds, make_vector
+from sota_dqn.preprocessing import Preprocessing
+from sota_dqn.schedules import linear
 
-__all__ = ["Segment", "Worker"]
+__all__ = ["Segment", "Worker", "make_workers"]
 
 
 class Segment(NamedTuple):
@@ -217,6 +221,53 @@ class Worker:
                 f"The {what} of worker {self.number} is {'NaN' if np.isnan(values).any() else 'infinite'} at step "
                 f"{self.episode_length} of its episode {int(self.environments.episodes[0]) - over}."
             )
+
+
+def make_workers(env, number, *, preprocess, final_epsilons, epsilon_anneal, seed, **settings):
+    """Returns so many `Worker`s, each with an environment, a seed and a final epsilon of its own.
+
+    Args:
+        env: As in `make_vector`.
+        number: How many.
+        preprocess: As in `Preprocessing`.
+        final_epsilons: A dict of final epsilons and their probabilities.
+        epsilon_anneal: Environment steps of all workers in which epsilon falls from 1.
+        seed: The run's seed.
+        **settings: Those of `Worker`.
+
+    Raises:
+        ValueError: If two workers would share an environment, or one does not let itself be reset by hand.
+    """
+    vectors = _make_vectors(env, number)
+    finals, weights = list(final_epsilons), np.array(list(final_epsilons.values()), "float64")
+    workers: list[Worker] = []
+    with closing_on_error(env, lambda: [vector.close() for vector in vectors]):
+        for vector, worker_seed in zip(vectors, episode_seeds([seed, 2**32 - 2], number), strict=True):
+            environments = Environments(vector, seed=worker_seed)
+            if not environments.exact:
+                raise ValueError("The environment must let itself be reset by hand: AutoresetMode.DISABLED.")
+            random = np.random.default_rng(worker_seed)
+            final = finals[random.choice(len(finals), p=weights / weights.sum())]
+            worker = Worker(
+                len(workers),
+                environments,
+                Preprocessing(preprocess, environments.observation_space),
+                epsilon=linear(1.0, final, steps=epsilon_anneal),
+                random=random,
+                **settings,
+            )
+            workers.append(worker)
+    return workers
+
+
+def _make_vectors(env, number):
+    """Returns so many vector environments of one stream, after checking that no two step the same environment."""
+    vectors: list[Any] = []
+    with closing_on_error(env, lambda: [vector.close() for vector in vectors]):
+        for _ in range(number):
+            vectors.append(make_vector(env, num_envs=1))
+    check_distinct([one for vector in vectors for one in envs_of(vector)])  # what is handed out again stays open
+    return vectors
 
 
 def _aligned_copy(array):

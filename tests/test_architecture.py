@@ -79,6 +79,8 @@ SIDEWAYS = {
     ("acting", "writer"),
     ("choice", "recurrent"),
     ("backend", "types"),
+    ("evaluation", "environments"),
+    ("evaluation", "preprocessing"),
     ("sequences", "learner"),
     ("policies", "mixtures"),
     ("snapshot", "checkpoint"),

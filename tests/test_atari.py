@@ -10,7 +10,8 @@ import pytest
 
 from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, atari, callbacks, policies, preprocessing
 from sota_dqn.atari import native
-from sota_dqn.environments import Environments, make_evaluation_factory, make_vector
+from sota_dqn.environments import Environments, make_vector
+from sota_dqn.evaluation import make_evaluation_factory
 
 gymnasium.register_envs(ale_py)
 BREAKOUT = "ALE/Breakout-v5"
@@ -314,3 +315,23 @@ def test_a_film_shows_the_screen(tmp_path):
 def test_a_model_for_another_stack_is_refused():
     with pytest.raises(ValueError, match="input"):
         make_trainer(model=make_model(shape=(84, 84, 4)), frame_stack=3)
+
+
+def test_a_model_of_stacks_needs_the_stack_to_play():
+    with pytest.raises(ValueError, match=r"have shape \(84, 84\)\. .*`frame_stack`.* input_shape=\(84, 84, 4\)"):
+        DQNInference(make_model(shape=(84, 84, 4)), env=BREAKOUT)
+    with pytest.raises(ValueError, match=r"have shape \(210, 160, 3\)\. .*`preprocess` must be as in training"):
+        DQNInference(make_model(), env=Atari(BREAKOUT, raw=True))
+    agent = DQNInference(make_model(shape=(84, 84, 4)), env=BREAKOUT, frame_stack=4)
+    assert agent.act(np.zeros((84, 84), "uint8")) in range(4)
+
+
+def test_a_checkpoint_acts_without_making_its_game(tmp_path, monkeypatch):
+    trainer = make_trainer(Atari(BREAKOUT, **PLAIN), make_model(shape=(84, 84, 2)), frame_stack=2)
+    trainer.save(tmp_path)
+    monkeypatch.setattr(Atari, "__call__", None)
+    agent = DQNInference(tmp_path)
+    screen = np.zeros((84, 84), "uint8")
+    assert agent.act(screen) in range(4)
+    with pytest.raises(ValueError, match=r"shape \(84, 84\) and dtype uint8"):
+        agent.act(screen + 0.5)

@@ -12,7 +12,7 @@ from gymnasium.wrappers import TimeLimit
 
 from sota_dqn import DQNTrainer, Replay, environments
 from sota_dqn import spaces as supported
-from sota_dqn.environments import Environments, make_evaluation_factory, make_factory, make_vector
+from sota_dqn.environments import Environments, make_factory, make_vector
 
 
 class Unrecorded(gymnasium.Wrapper):
@@ -72,19 +72,6 @@ def test_an_environment_that_cannot_be_built_again(make):
     vector = make_vector(env, num_envs=1)
     assert vector.num_envs == 1
     assert vector.envs[0] is env
-    with pytest.raises(ValueError, match="Evaluation needs an environment of its own, and this one cannot be built"):
-        make_evaluation_factory(env)
-    lent = make_evaluation_factory(env, eval_env=make())
-    assert lent.single
-    assert make_evaluation_factory(env, eval_env="CartPole-v1")().spec.id == "CartPole-v1"
-
-
-def test_a_lent_environment_is_not_closed():
-    closed = []
-    env = CartPoleEnv()
-    env.close = lambda: closed.append(1)
-    make_evaluation_factory("CartPole-v1", eval_env=env)().close()
-    assert not closed
 
 
 def test_a_callable():
@@ -101,11 +88,6 @@ def test_a_vector_environment_is_taken_as_it_is():
     assert make_factory(vector) is None
     with pytest.raises(ValueError, match="must be that of the vector environment, 3. Received: num_envs=4"):
         make_vector(vector, num_envs=4)
-    with pytest.raises(ValueError, match="pass eval_env="):
-        make_evaluation_factory(vector)
-    with pytest.raises(ValueError, match="pass eval_env="):
-        make_evaluation_factory("CartPole-v1", eval_env=vector)
-    assert isinstance(make_evaluation_factory(vector, eval_env=counting.Counting)(), counting.Counting)
 
 
 def test_an_object_that_is_both_is_a_vector_environment():
@@ -193,7 +175,9 @@ def test_spaces_are_described():
     assert supported.space_from(described) == spaces.Discrete(3, start=2)
     described = supported.describe_space(spaces.Box(0, 255, (4, 4, 1), np.uint8))
     assert described == {"type": "Box", "shape": [4, 4, 1], "dtype": "uint8"}
-    assert supported.space_from(described).shape == (4, 4, 1)
+    for dtype in ("bool", "int8", "uint8", "int64", "float16", "float64"):
+        found = supported.space_from({**described, "dtype": dtype})
+        assert (found.shape, found.dtype) == ((4, 4, 1), np.dtype(dtype))
     assert supported.describe_space(spaces.MultiBinary(3))["shape"] == [3]
 
 

@@ -1,11 +1,23 @@
 import environments as counting
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from sota_dqn.choice import Frames
-from sota_dqn.evaluation import MOST_ENVIRONMENTS, play_episodes, summarize
+from sota_dqn.evaluation import (
+    MOST_ENVIRONMENTS,
+    make_evaluation_factory,
+    make_playing_factory,
+    play_episodes,
+    summarize,
+)
 from sota_dqn.preprocessing import Preprocessing
+
+
+class Unrecorded(gymnasium.Wrapper):
+    """A wrapper that does not tell what it was made with."""
 
 
 def play(seeds, *, make=counting.Counting, choose=None, stack=None, **settings):
@@ -126,3 +138,39 @@ def test_summarize_by_hand():
         "seeds": [7, 8],
         "protocol": "greedy",
     }
+
+
+# What is evaluated and played in
+
+
+@pytest.mark.parametrize("make", [CartPoleEnv, lambda: Unrecorded(gymnasium.make("CartPole-v1")), counting.Counting])
+def test_an_environment_that_cannot_be_built_again(make):
+    env = make()
+    with pytest.raises(ValueError, match="Evaluation needs an environment of its own, and this one cannot be built"):
+        make_evaluation_factory(env)
+    with pytest.raises(ValueError, match="`eval_env` must be another environment than the one trained in"):
+        make_evaluation_factory(env, eval_env=env)
+    assert make_evaluation_factory(env, eval_env="CartPole-v1")().spec.id == "CartPole-v1"
+    for lent in (make_evaluation_factory(make(), eval_env=env), make_playing_factory(env)):
+        assert lent.single
+        assert lent().unwrapped is env.unwrapped
+
+
+def test_a_lent_environment_is_not_closed():
+    closed = []
+    env = CartPoleEnv()
+    env.close = lambda: closed.append(1)
+    make_evaluation_factory("CartPole-v1", eval_env=env)().close()
+    make_playing_factory(env)().close()
+    assert not closed
+
+
+def test_whole_episodes_are_not_played_in_a_vector_environment():
+    vector = gymnasium.vector.SyncVectorEnv([counting.Counting] * 3)
+    with pytest.raises(ValueError, match="pass eval_env="):
+        make_evaluation_factory(vector)
+    with pytest.raises(ValueError, match=r"`eval_env` must be an id, a callable or a gymnasium\.Env: .* eval_env=Sync"):
+        make_evaluation_factory("CartPole-v1", eval_env=vector)
+    with pytest.raises(ValueError, match=r"`env` must be an id, a callable or a gymnasium\.Env: .*Received: env=Sync"):
+        make_playing_factory(vector)
+    assert isinstance(make_evaluation_factory(vector, eval_env=counting.Counting)(), counting.Counting)

@@ -7,6 +7,8 @@ import numpy as np
 import probes
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.wrappers import TimeLimit
 
 from sota_dqn import DQNInference, DQNTrainer, Replay
 
@@ -222,6 +224,51 @@ def test_observations_come_in_the_dtype_of_the_space(tmp_path):
                 agent.act(wrong)
 
 
+WANTS = "Arguments `frame_stack` and `preprocess` must be as in training"
+
+
+def test_a_model_that_does_not_fit_the_environment():
+    with pytest.raises(ValueError, match=rf"have shape \(4,\)\. {WANTS}.* Received: input_shape=\(6,\)"):
+        DQNInference(network(6), env="CartPole-v1")
+    with pytest.raises(ValueError, match=rf"have shape \(2,\)\. {WANTS}.* Received: input_shape=\(2, 3\)"):
+        DQNInference(network(2, 3), env=Wide)
+    with pytest.raises(ValueError, match=rf"have shape \(2, 2\)\. {WANTS}.* Received: input_shape=\(2,\)"):
+        DQNInference(network(2), env=Pictures)
+    assert DQNInference(network(2, 3), env=Wide, frame_stack=3).act(np.zeros(2)) in (0, 1)
+    assert DQNInference(network(2), env=Pictures, preprocess=lambda frames: frames[:, 0]).act([[0, 0], [7, 7]]) in (
+        0,
+        1,
+    )
+
+
+def test_the_users_own_environment_is_not_reset_to_look_at_it():
+    env = Wide()
+    env.reset(seed=0)
+    env.length, observation = 3, np.zeros(2)  # in the middle of an episode
+    assert DQNInference(network(2), env=env).act(observation) in (0, 1)
+    assert env.length == 3
+    agent = DQNInference(network(6), env=env)
+    for play in (lambda: agent.act(observation), agent.evaluate):
+        with pytest.raises(ValueError, match=rf"have shape \(2,\)\. {WANTS}"):
+            play()
+
+
+def locate(frames):
+    """Returns the place of the first bright pixel, and cannot where there is none."""
+    return np.stack([np.argwhere(frame)[0] for frame in frames]).astype("float32")
+
+
+def test_a_checkpoint_without_its_environment_tells_what_fits(tmp_path):
+    settings = {"num_envs": 2, "replay": Replay(400), "preprocess": locate}
+    DQNTrainer(lambda: Pictures(), network(2), **settings).save(tmp_path)
+    assert DQNInference(tmp_path, preprocess=locate).act([[0, 0], [7, 7]]) in (0, 1)
+    with pytest.raises(ValueError, match=rf"have shape \(2, 4\)\. {WANTS}.* Received: input_shape=\(2,\)"):
+        DQNInference(tmp_path, preprocess=locate, frame_stack=4)
+    agent = DQNInference(tmp_path, preprocess=lambda frames: frames)
+    with pytest.raises(ValueError, match=rf"have shape \(2, 2\)\. {WANTS}.* Received: input_shape=\(2,\)"):
+        agent.act([[0, 0], [7, 7]])
+
+
 def test_a_reward_that_is_refused_changes_nothing():
     agent = DQNInference(network(2))
     agent.act(np.zeros((2, 2)))
@@ -291,7 +338,7 @@ def test_errors_name_what_is_needed(saved, tmp_path):
     for play in (agent.evaluate, agent.play, lambda seed: agent.record(tmp_path / "film.gif", seed=seed)):
         with pytest.raises(ValueError, match=r"Argument `seed` must be an integer of at least 0"):
             play(seed=-1)
-    with pytest.raises(ValueError, match=r"model has 3 outputs and the environment 2 actions"):
+    with pytest.raises(ValueError, match=r"model must output one value for each of the 2 actions\. Received: \(3,\)"):
         DQNInference(network(4, outputs=3), env="CartPole-v1")
     with pytest.raises(ValueError, match=r"Discrete action space; Box is not supported"):
         DQNInference(network(3), env="Pendulum-v1")
@@ -337,6 +384,32 @@ def test_film_of_an_environment_whose_callable_takes_no_render_mode(saved, tmp_p
     with pytest.raises(TypeError, match=r"must take `render_mode` for films"):
         agent.record(tmp_path / "film.gif")
     assert not list(pathlib.Path(tmp_path).iterdir())
+
+
+@pytest.mark.parametrize("render_mode", [None, "rgb_array"])
+def test_an_environment_that_cannot_be_built_again_is_played_in(saved, tmp_path, render_mode):
+    env = CartPoleEnv(render_mode=render_mode)
+    closed = []
+    env.close = lambda: closed.append(1)
+    agent = DQNInference(saved[0].model, env=TimeLimit(env, 50))
+    expected = DQNInference(saved[0].model, env=lambda: TimeLimit(CartPoleEnv(), 50)).evaluate(3, seed=4)
+    for _ in range(2):
+        assert agent.evaluate(3, seed=4) == expected
+        assert agent.play(episodes=3, seed=4) == expected["returns"]
+        if render_mode is None:
+            with pytest.raises(ValueError, match=r"must be an environment that draws pictures.*Received: env=<Time"):
+                agent.record(tmp_path / "film.gif", seed=4)
+        else:
+            agent.record(tmp_path / "film.gif", seed=4, max_steps=3, scale=0.2)
+            assert len(frames_of(tmp_path / "film.gif")) == 4
+    assert not closed
+
+
+def test_a_vector_environment_is_not_played_in(saved):
+    vector = gymnasium.make_vec("CartPole-v1", num_envs=2)
+    with pytest.raises(ValueError, match=r"`env` must be an id, .* not played in a vector environment"):
+        DQNInference(saved[0].model, env=vector)
+    vector.close()
 
 
 def test_play_shows_every_episode(saved):

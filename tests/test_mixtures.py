@@ -202,8 +202,10 @@ def test_inside_a_mixture_only_what_differs_begins_anew():
 
 def test_adv_switch_with_a_reference_is_for_a_mixture():
     message = "`reference` must be None outside of a `Mixture`, whose policies it names. Received: reference='x'"
+    made = []
     with pytest.raises(ValueError, match=message):
-        make(policy=AdvSwitch(Greedy(), Random(), reference="x"))
+        make(lambda: made.append(1), policy=AdvSwitch(Greedy(), Random(), reference="x"))
+    assert not made  # arguments are checked before any work
 
 
 def test_of_two_parts_the_chosen_one_acts():

@@ -502,6 +502,48 @@ def test_an_environment_that_cannot_be_built_again_is_for_one_worker():
     trainer.close()
 
 
+@pytest.mark.parametrize("settings", [{"model": network(2, 5)}, {"preprocess": 5}, {"learning_rate_anneal": 100}])
+def test_environments_are_closed_where_the_trainer_is_not_made(settings):
+    closed = []
+
+    class Closing(Counting):
+        def close(self):
+            closed.append(1)
+
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    settings = {"model": network(2, 3, optimizer=keras.optimizers.SGD(rate)), **settings}
+    with pytest.raises((ValueError, TypeError)):
+        make(Closing, workers=3, **settings)
+    assert len(closed) == 3
+    with pytest.raises((ValueError, TypeError)):
+        make(Closing(), workers=1, eval_env=Counting, **settings)
+    assert len(closed) == 3  # the user's own may be used again
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_environment_that_is_handed_out_again(workers):
+    env = Counting()
+    with pytest.raises(ValueError, match="callable must make a new one at every call, and this one returns the same"):
+        make(lambda: env, network(2, 3), workers=workers)
+    with pytest.raises(ValueError, match="`eval_env` must be another environment than the one trained in"):
+        make(env, network(2, 3), workers=1, eval_env=lambda: env)
+
+
+def test_an_environment_to_evaluate_in_that_is_unlike():
+    closed = []
+
+    class Closing(Counting):
+        def close(self):
+            closed.append(1)
+
+    with pytest.raises(ValueError, match=r"`eval_env` must have the actions of .* Received: .*Discrete\(3, start=1\)"):
+        make(Closing, network(2, 3), workers=2, eval_env=lambda: Closing(start=1))
+    assert len(closed) == 3
+    with pytest.raises(ValueError, match=r"`eval_env` must give observations like .*eval_env='MountainCar-v0'"):
+        make("Acrobot-v1", network(6, 3), eval_env="MountainCar-v0")
+    make(Closing, network(2, 3), workers=2, eval_env=Counting(longest=3)).close()
+
+
 def test_a_recurrent_model_is_refused():
     layers = [keras.Input((None, 4)), keras.layers.LSTM(4, return_sequences=True), keras.layers.Dense(2)]
     with pytest.raises(ValueError, match="recurrent model is not supported here: use DQNTrainer"):

@@ -149,10 +149,10 @@ def test_other_suffixes_are_refused(tmp_path, name):
 
 def test_paths_are_checked_before_anything_is_played(tmp_path):
     (tmp_path / "taken.gif").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"must be a file that can be written .*taken.gif"):
+    with pytest.raises(IsADirectoryError, match=r"taken\.gif cannot be written: it is a directory"):
         recorder.Film(tmp_path / "taken.gif")
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"must be a file that can be written .*film.gif"):
+    with pytest.raises(OSError, match=r"film\.gif cannot be written: "):
         recorder.Film(tmp_path / "file" / "film.gif")
     assert recorder.check_path(tmp_path / "a" / "b" / "film.gif") == tmp_path / "a" / "b" / "film.gif"
     assert not list((tmp_path / "a" / "b").iterdir())

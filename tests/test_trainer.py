@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import math
 
@@ -9,7 +10,7 @@ import pytest
 from gymnasium import spaces
 from keras import ops
 
-from sota_dqn import DQNTrainer, Replay, callbacks, policies, samplers, schedules
+from sota_dqn import DQNTrainer, Replay, callbacks, mixtures, policies, samplers, schedules
 from sota_dqn.returns import Bounds
 
 CLOCK = ("steps_per_second", "updates_per_second", "seconds")
@@ -568,17 +569,107 @@ def test_an_environment_that_is_handed_out_twice():
     env = probes.ActionByObservation()
     with pytest.raises(ValueError, match="callable must make a new one at every call"):
         make(lambda: env, num_envs=2)
-    trainer = make(lambda: env, num_envs=1)
     with pytest.raises(ValueError, match="callable must make a new one at every call"):
-        trainer.evaluate(2)
+        make(lambda: env, num_envs=1)
+    trainer = make(lambda: env, num_envs=1, eval_env=probes.ActionByObservation)
     assert len(trainer.evaluate(1)["returns"]) == 1
-    with pytest.raises(ValueError, match="must be another environment than the one trained in"):
-        make(env, num_envs=1, eval_env=env)
+    for eval_env in (env, lambda: env, gymnasium.Wrapper(env)):
+        with pytest.raises(ValueError, match="`eval_env` must be another environment than the one trained in"):
+            make(env, num_envs=1, eval_env=eval_env)
 
 
 def test_an_environment_to_evaluate_in_that_is_none():
     with pytest.raises(TypeError, match="Argument `eval_env` must be an id.* Received: eval_env=5"):
         make(eval_env=5)
+
+
+class Closing(probes.Constant):
+    """Counts how many have been closed."""
+
+    closed = 0
+
+    def close(self):
+        Closing.closed += 1
+
+
+class Pair(Closing):
+    """Shows two numbers."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,), "float32")
+
+    def observe(self):
+        return np.zeros(2, "float32")
+
+
+class FiveActions(Closing):
+    num_actions = 5
+
+
+class FromOne(Closing):
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.action_space = spaces.Discrete(2, start=1)
+
+
+class FourStates(Closing):
+    observation_space = spaces.Discrete(4)
+
+    def observe(self):
+        return 0
+
+
+class Precise(Closing):
+    """Gives the same numbers in another precision."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), "float64")
+
+
+class ByName(Closing):
+    observation_space = spaces.Dict(a=BOX)
+
+
+def first_alone(observations):
+    return observations[:, :1]
+
+
+def last_of_two(observations):
+    return observations[:, [1]]
+
+
+@pytest.mark.parametrize(
+    ("env", "eval_env", "preprocess", "message"),
+    [
+        (probes.Constant, FiveActions, None, r"actions of .*, Discrete\(2\)\. Received: .*FiveActions.*=Discrete\(5\)"),
+        (probes.Constant, FromOne, None, r"actions of .* Received: .*FromOne.*action_space=Discrete\(2, start=1\)"),
+        (probes.Constant, Pair, None, r"are \(1,\) of float32 after preprocessing\. Received: .*Pair.*Box\(.*\(2,\)"),
+        (probes.Constant, ByName, None, r"observations like .* Received: .*ByName.*Dict\("),
+        (probes.Constant, FourStates, None, r"observations like .* Received: .*FourStates.*Discrete\(4\)"),
+        (FourStates, probes.Chain, None, r"Discrete\(4\), which are \(4,\) of float32.*Received: .*Discrete\(6\)"),
+        (Pair, Closing, last_of_two, r"observations like .* Received: .*Closing.*Box\(.*\(1,\)"),
+    ],
+)
+def test_an_environment_to_evaluate_in_that_is_unlike(env, eval_env, preprocess, message, monkeypatch):
+    monkeypatch.setattr(Closing, "closed", 0)
+    model = network(4 if env is FourStates else 1)
+    with pytest.raises(ValueError, match=f"Argument `eval_env` must .*{message}"):
+        make(env, model, num_envs=2, eval_env=eval_env, preprocess=preprocess)
+    assert Closing.closed == 2 * issubclass(env, Closing) + issubclass(eval_env, Closing)
+
+
+def test_an_environment_to_evaluate_in_that_is_alike_after_preprocessing():
+    calls = []
+
+    def count(observations):
+        calls.append(len(observations))
+        return observations
+
+    for eval_env in (Closing, Closing()):
+        made = make(probes.Constant, eval_env=eval_env, preprocess=count)
+        assert calls == [2]  # what counts its calls counts those of the training
+        assert made.evaluate(3)["returns"] == [1.0] * 3
+        calls.clear()
+    assert make(probes.Constant, eval_env=Precise).evaluate(2)["returns"] == [1.0] * 2
+    assert make(Pair, eval_env=probes.Constant, preprocess=first_alone).evaluate(2)["returns"] == [1.0] * 2
 
 
 @pytest.mark.parametrize("target", [lambda s: ops.max(s.target_values), lambda s: s.target_values[:, :1]])
@@ -594,8 +685,62 @@ def test_a_class_in_the_place_of_a_function(name):
         make(**{name: policies.EpsilonGreedy})
 
 
-def test_a_replay_can_be_used_again_after_an_error():
-    replay = Replay(1_000)
-    with pytest.raises(ValueError, match="learning_starts"):
-        make(replay=replay, learning_starts=1)
-    make(replay=replay, learning_starts=500)
+class Refusing(mixtures.Selection):
+    """Raises as soon as it is to act, once."""
+
+    def __init__(self):
+        super().__init__([policies.Greedy()])
+        self.refused = False
+
+    def start(self, num_envs, random):
+        super().start(num_envs, random)
+        if not self.refused:
+            self.refused = True
+            raise ArithmeticError
+
+
+def test_replay_and_policy_can_be_used_again_after_an_error():
+    replay, policy, model = Replay(1_000, sampler=samplers.Prioritized()), Refusing(), network()
+    for error, settings in ((ValueError, {"learning_starts": 1}), (ArithmeticError, {})):
+        with pytest.raises(error):
+            make(model=model, replay=replay, policy=policy, **settings)
+    make(model=model, replay=replay, policy=policy)
+    for name, used in (("replay", replay), ("policy", policy)):
+        with pytest.raises(ValueError, match=f"`{name}` already belongs to another trainer"):
+            make(**{name: used})
+
+
+def refuse(observations):
+    raise ArithmeticError
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"model": network(features=5)}, {"learning_starts": 1}, {"preprocess": refuse}, {"preprocess": 5}],
+)
+def test_environments_are_closed_where_the_trainer_is_not_made(settings, monkeypatch):
+    monkeypatch.setattr(Closing, "closed", 0)
+    with pytest.raises((ValueError, TypeError, ArithmeticError)):
+        make(Closing, num_envs=3, **settings)
+    assert Closing.closed == 3
+    with pytest.raises((ValueError, TypeError, ArithmeticError)):
+        make(Closing(), num_envs=1, eval_env=probes.Constant, **settings)
+    assert Closing.closed == 3  # the user's own may be used again
+
+
+def test_environments_that_do_not_fit_are_closed(monkeypatch):
+    monkeypatch.setattr(Closing, "closed", 0)
+    monkeypatch.setattr(Closing, "observation_space", spaces.Dict(a=BOX))
+    for settings in ({"num_envs": 3}, {"num_envs": 2, "actors": 1}):
+        with pytest.raises(ValueError, match="Dict is not supported"):
+            make(Closing, **settings)
+    assert Closing.closed == 3 + 1
+
+
+def test_a_vector_environment_may_be_used_again_after_an_error():
+    vector = gymnasium.make_vec("CartPole-v1", num_envs=3)
+    for model in (network(5), network(4)):
+        with contextlib.suppress(ValueError):
+            trainer = make(vector, model, num_envs=None, eval_env="CartPole-v1")
+    assert trainer.train(30, verbose=0)
+    trainer.close()
