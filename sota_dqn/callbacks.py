@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from sota_dqn import plots
-from sota_dqn.checks import check_epsilon
+from sota_dqn.checks import check_bool, check_count, check_number, check_probability, is_number
 from sota_dqn.files import check_writable, replacing
 
 __all__ = ["Callback", "Checkpoint", "Evaluation", "LearningCurve", "Progress", "RunLog"]
@@ -84,12 +84,13 @@ class Evaluation(Callback):
 
     def __init__(self, evaluate_every=2_000, *, episodes=20, epsilon=0.0, best_model=None, stop_at=None, consecutive=1):
         super().__init__()
-        for name, value in (("evaluate_every", evaluate_every), ("episodes", episodes), ("consecutive", consecutive)):
-            _check_count(name, value)
+        check_count(1, evaluate_every=evaluate_every, episodes=episodes, consecutive=consecutive)
+        check_probability(epsilon=epsilon)
+        if stop_at is not None:
+            check_number(stop_at=stop_at)
         _check_suffix("best_model", best_model, ".keras", optional=True)
         self.evaluate_every = evaluate_every
         self.episodes = episodes
-        check_epsilon(epsilon)
         self.epsilon = epsilon
         self.best_model = best_model
         self.stop_at = stop_at
@@ -150,7 +151,8 @@ class Checkpoint(Callback):
 
     def __init__(self, path, *, save_every=10_000, replay=True):
         super().__init__()
-        _check_count("save_every", save_every)
+        check_count(1, save_every=save_every)
+        check_bool(replay=replay)
         self.path = path
         self.save_every = save_every
         self.replay = replay
@@ -181,8 +183,7 @@ class LearningCurve(Callback):
     def __init__(self, path, *, every=5.0, title=None):
         super().__init__()
         _check_suffix("path", path, ".png")
-        if not every >= 0:
-            raise ValueError(f"Argument `every` must be at least 0. Received: every={every}")
+        _check_seconds(every)
         self.path = path
         self.every = every
         self.title = title
@@ -216,8 +217,7 @@ class RunLog(Callback):
 
     def __init__(self, directory, *, every=10.0):
         super().__init__()
-        if not every >= 0:
-            raise ValueError(f"Argument `every` must be at least 0. Received: every={every}")
+        _check_seconds(every)
         self.path = pathlib.Path(directory) / "run.json"
         self.every = every
         self._written = -math.inf
@@ -382,9 +382,9 @@ def _duration(seconds):
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _check_count(name, value):
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"Argument `{name}` must be an integer, at least 1. Received: {name}={value!r}")
+def _check_seconds(every):
+    if not is_number(every) or not every >= 0:  # infinity is for the end alone
+        raise ValueError(f"Argument `every` must be a number of at least 0. Received: every={every!r}")
 
 
 def _check_suffix(name, path, suffix, *, optional=False):

@@ -1,12 +1,10 @@
 """Deep Q-learning: `DQNTrainer`, and `DQNLearner`, whose `update` is the algorithm."""
 
-import numbers
-
 import keras
-import numpy as np
 from keras import ops
 
 from sota_dqn import losses, targets
+from sota_dqn.checks import check_probability, is_integer, is_number
 from sota_dqn.learner import Learner
 from sota_dqn.models import is_recurrent, previous_inputs
 from sota_dqn.recurrent import Recurrent
@@ -298,19 +296,18 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
         given = callable(function) and not isinstance(function, type)
         if not given and (function is not None or name == "target"):
             raise TypeError(f"Argument `{name}` must be a function. Received: {name}={function!r}")
-    is_part = isinstance(target_update, numbers.Real) and 0 < float(target_update) < 1
-    if target_update is not None and not is_part and not (_is_count(target_update) and target_update >= 1):
+    is_part = is_number(target_update) and 0 < target_update < 1
+    if target_update is not None and not is_part and not (is_integer(target_update) and target_update >= 1):
         raise ValueError(
             "Argument `target_update` must be a number between 0 and 1, an integer of at least 1, or None. "
             f"Received: target_update={target_update!r}"
         )
     most = longest(n_step) if callable(n_step) else n_step
-    if not _is_count(most) or most < 1:
+    if not is_integer(most) or most < 1:
         raise ValueError(
             f"Argument `n_step` must be an integer of at least 1, or a schedule of such. Received: n_step={n_step!r}"
         )
-    if not isinstance(discount, numbers.Real) or not 0 <= float(discount) <= 1:
-        raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount}")
+    check_probability(discount=discount)
     if rescaling is not None and not isinstance(rescaling, Rescaling):
         raise TypeError(
             f"Argument `rescaling` must be a `returns.Rescaling` or None. Received: rescaling={rescaling!r}"
@@ -337,7 +334,3 @@ def _check_sequences(sequences, model, bounds):
             "Received: upper=True"
         )
     return Sequences() if sequences is None else sequences
-
-
-def _is_count(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -8,6 +8,7 @@ window's rows are told apart: a row counts if it is valid and every row before i
 import numpy as np
 from keras import ops
 
+from sota_dqn.checks import check_bool, check_count, check_number
 from sota_dqn.types import recorded
 
 __all__ = [
@@ -98,10 +99,8 @@ class Bounds:
     """
 
     def __init__(self, horizons=4, *, upper=False, return_to_go=False):
-        if isinstance(horizons, bool) or not isinstance(horizons, (int, np.integer)):
-            raise TypeError(f"Argument `horizons` must be an integer. Received: horizons={horizons!r}")
-        if horizons < 1:
-            raise ValueError(f"Argument `horizons` must be at least 1. Received: horizons={horizons}")
+        check_count(1, horizons=horizons)
+        check_bool(upper=upper, return_to_go=return_to_go)
         self.horizons = int(horizons)
         self.upper = bool(upper)
         self.return_to_go = bool(return_to_go)
@@ -169,8 +168,7 @@ class Rescaling:
     """
 
     def __init__(self, epsilon=1e-3):
-        if not 0 < epsilon < float("inf"):
-            raise ValueError(f"Argument `epsilon` must be above 0 and finite. Received: epsilon={epsilon}")
+        check_number(above=0, epsilon=epsilon)
         self.epsilon = epsilon
 
     def squash(self, x):

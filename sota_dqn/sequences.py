@@ -3,7 +3,7 @@
 from keras import ops, tree
 
 from sota_dqn import backend, returns
-from sota_dqn.checks import check_positive
+from sota_dqn.checks import check_count, check_count_or_none, check_probability
 from sota_dqn.learner import Learner
 from sota_dqn.models import differs_in_training
 from sota_dqn.targets import checked, value_of
@@ -31,19 +31,18 @@ class Sequences:
     """
 
     def __init__(self, length=20, *, burn_in=5, period=None, initial_state="stored", eta=0.9):
-        check_positive(length=length, period=period)
-        if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
-            raise ValueError(f"Argument `burn_in` must be an integer of at least 0. Received: burn_in={burn_in!r}")
+        check_count(1, length=length)
+        check_count(0, burn_in=burn_in)
+        check_count_or_none(1, period=period)
+        check_probability(eta=eta)
         if initial_state not in ("stored", "learned", "zero"):
             raise ValueError(
                 'Argument `initial_state` must be "stored", "learned" or "zero". '
                 f"Received: initial_state={initial_state!r}"
             )
-        if not 0 <= eta <= 1:
-            raise ValueError(f"Argument `eta` must be in [0, 1]. Received: eta={eta}")
-        self.length = length
-        self.burn_in = burn_in
-        self.period = max(1, length // 2) if period is None else period
+        self.length = int(length)
+        self.burn_in = int(burn_in)
+        self.period = int(max(1, length // 2) if period is None else period)
         self.initial_state = initial_state
         self.eta = eta
 

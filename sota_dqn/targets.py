@@ -6,10 +6,9 @@ one, decorated with `recorded` so that a checkpoint can name it. A trainer witho
 own values as `target_values`, so every target works without one.
 """
 
-import numbers
-
 from keras import ops
 
+from sota_dqn.checks import check_number, check_probability
 from sota_dqn.types import recorded
 
 __all__ = ["checked", "double", "expected_sarsa", "maximum", "mellowmax", "value_of"]
@@ -62,10 +61,7 @@ def mellowmax(omega):
         omega: Above 0, in one over the unit of the values. The authors took 1, 2 or 5 for classic control and 30 for
             Seaquest.
     """
-    if not isinstance(omega, numbers.Real):
-        raise TypeError(f"Argument `omega` must be a number. Received: omega={omega!r}")
-    if not 0 < float(omega) < float("inf"):
-        raise ValueError(f"Argument `omega` must be finite and above 0. Received: omega={omega}")
+    check_number(above=0, omega=omega)
 
     def target(next_state):
         values = next_state.target_values
@@ -90,12 +86,7 @@ def expected_sarsa(epsilon):
         epsilon: A number in [0, 1], or a schedule that is asked at `next_state.step`.
     """
     if not callable(epsilon):
-        if not isinstance(epsilon, numbers.Real):
-            raise TypeError(
-                f"Argument `epsilon` must be a number or a function of the step. Received: epsilon={epsilon!r}"
-            )
-        if not 0 <= float(epsilon) <= 1:
-            raise ValueError(f"Argument `epsilon` must be in [0, 1]. Received: epsilon={epsilon}")
+        check_probability(epsilon=epsilon)
 
     def target(next_state):
         probability = epsilon(next_state.step) if callable(epsilon) else epsilon

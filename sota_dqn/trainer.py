@@ -5,7 +5,6 @@
 
 import abc
 import math
-import numbers
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from sota_dqn import backend, snapshot
 from sota_dqn.acting import connect, make_actor, make_pace
 from sota_dqn.actor_pool import as_actors
 from sota_dqn.atari import is_game, native
-from sota_dqn.checks import check_positive, check_seed
+from sota_dqn.checks import check_bool_or_none, check_count, check_count_or_none, check_number
 from sota_dqn.choice import Choice
 from sota_dqn.mixtures import Selection
 from sota_dqn.models import check_model, has_convolutions
@@ -54,13 +53,13 @@ class Trainer(TrainerBase):
         report_every,
         seed,
     ):
-        check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size, report_every=report_every)
-        check_positive(updates_per_call=updates_per_call, learning_starts=learning_starts)
-        if not isinstance(updates_per_step, numbers.Real) or not 0 < float(updates_per_step) < math.inf:
-            raise ValueError(
-                f"Argument `updates_per_step` must be a number above 0. Received: updates_per_step={updates_per_step!r}"
-            )
-        _check_parts(replay, policy, batch_size, seed)
+        check_count(1, batch_size=batch_size, report_every=report_every)
+        check_count_or_none(1, num_envs=num_envs, frame_stack=frame_stack)
+        check_count_or_none(1, updates_per_call=updates_per_call, learning_starts=learning_starts)
+        check_count(0, seed=seed)
+        check_number(above=0, updates_per_step=updates_per_step)
+        check_bool_or_none(clip_rewards=clip_rewards)
+        _check_parts(replay, policy, batch_size)
         self.batch_size = batch_size
         self.updates_per_step = updates_per_step
         self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
@@ -226,7 +225,7 @@ class Trainer(TrainerBase):
         return math.nan if epsilon is None else float(epsilon(self.steps))
 
 
-def _check_parts(replay, policy, batch_size, seed):
+def _check_parts(replay, policy, batch_size):
     """Raises ValueError or TypeError where one of these cannot be used."""
     if replay is not None and not isinstance(replay, Replay):
         raise TypeError(f"Argument `replay` must be a `Replay`. Received: replay={replay!r}")
@@ -236,4 +235,3 @@ def _check_parts(replay, policy, batch_size, seed):
         raise ValueError("Argument `policy` already belongs to another trainer: make one for each.")
     if isinstance(policy, type) or policy is not None and not callable(policy) and not isinstance(policy, Selection):
         raise TypeError(f"Argument `policy` must be a function of values. Received: policy={policy!r}")
-    check_seed(seed)

@@ -297,19 +297,41 @@ def test_callbacks_of_the_user_hear_of_episodes():
     ("make", "received"),
     [
         (lambda: callbacks.Evaluation(0), "evaluate_every=0"),
-        (lambda: callbacks.Evaluation(1.5), "evaluate_every=1.5"),
         (lambda: callbacks.Evaluation(episodes=0), "episodes=0"),
         (lambda: callbacks.Evaluation(consecutive=0), "consecutive=0"),
         (lambda: callbacks.Evaluation(best_model="best.h5"), "best_model='best.h5'"),
         (lambda: callbacks.Checkpoint("run", save_every=0), "save_every=0"),
         (lambda: callbacks.LearningCurve("curve.svg"), "path='curve.svg'"),
         (lambda: callbacks.LearningCurve("curve.png", every=-1), "every=-1"),
+        (lambda: callbacks.RunLog("run", every="x"), "every='x'"),
+        (lambda: callbacks.Evaluation(stop_at=math.nan), "stop_at=nan"),
     ],
 )
 def test_arguments_are_checked(make, received):
     with pytest.raises(ValueError, match=r"Argument `\w+` must .*\. Received: ") as error:
         make()
     assert str(error.value).endswith(received)
+
+
+@pytest.mark.parametrize(
+    ("make", "received"),
+    [
+        (lambda: callbacks.Evaluation(1.5), "evaluate_every=1.5"),
+        (lambda: callbacks.Evaluation(episodes=True), "episodes=True"),
+        (lambda: callbacks.Evaluation(consecutive=None), "consecutive=None"),
+        (lambda: callbacks.Evaluation(stop_at="x"), "stop_at='x'"),
+        (lambda: callbacks.Evaluation(epsilon="half"), "epsilon='half'"),
+        (lambda: callbacks.Checkpoint("run", replay="no"), "replay='no'"),
+    ],
+)
+def test_types_are_checked(make, received):
+    with pytest.raises(TypeError, match=r"Argument `\w+` must .*\. Received: ") as error:
+        make()
+    assert str(error.value).endswith(received)
+
+
+def test_numbers_of_numpy():
+    assert callbacks.Evaluation(np.int64(5), episodes=np.int32(2), stop_at=np.float32(1)).evaluate_every == 5
 
 
 def test_the_best_model_stays_when_evaluations_come_at_other_steps(tmp_path):

@@ -245,7 +245,8 @@ def test_of_two_parts_the_chosen_one_acts():
             TypeError,
             "Switching is made of functions",
         ),
-        (lambda: Switching(Greedy(), Random(), 1.5), ValueError, r"must be in \[0, 1\]. Received: probability=1.5"),
+        (lambda: Switching(Greedy(), Random(), 1.5), ValueError, "between 0 and 1. Received: probability=1.5"),
+        (lambda: Switching(Greedy(), Random(), "a"), TypeError, "`probability` must be a number"),
         (lambda: AdvSwitch(Greedy(), Random(), margin=0), ValueError, "`margin` must be at least 1"),
     ],
 )

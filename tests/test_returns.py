@@ -215,6 +215,8 @@ def test_bounds_hold_what_they_were_given():
 def test_bad_arguments(horizons, error, message):
     with pytest.raises(error, match=message):
         returns.Bounds(horizons)
+    with pytest.raises(TypeError, match="Argument `upper` must be True or False. Received: upper='no'"):
+        returns.Bounds(upper="no")
 
 
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-2])
@@ -234,5 +236,7 @@ def test_rescaling_by_hand():
     rescaling = returns.Rescaling(0.01)
     (found,) = numpy(rescaling.squash(np.float32([3, -8, 0])))
     np.testing.assert_allclose(found, [1.03, -2.08, 0], rtol=1e-6)
-    with pytest.raises(ValueError, match="Argument `epsilon` must be above 0 and finite. Received: epsilon=0"):
+    with pytest.raises(ValueError, match="Argument `epsilon` must be finite and above 0. Received: epsilon=0"):
         returns.Rescaling(0)
+    with pytest.raises(TypeError, match="Argument `epsilon` must be a number. Received: epsilon='a'"):
+        returns.Rescaling("a")

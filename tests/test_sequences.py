@@ -375,15 +375,23 @@ def test_a_cue_is_remembered(tmp_path):
     ("settings", "error", "message"),
     [
         ({"length": 0}, ValueError, "`length` must be at least 1. Received: length=0"),
-        ({"burn_in": -1}, ValueError, "`burn_in` must be an integer of at least 0. Received: burn_in=-1"),
+        ({"burn_in": -1}, ValueError, "`burn_in` must be at least 0. Received: burn_in=-1"),
+        ({"burn_in": 1.0}, TypeError, "`burn_in` must be an integer. Received: burn_in=1.0"),
+        ({"length": None}, TypeError, "`length` must be an integer. Received: length=None"),
         ({"period": 0}, ValueError, "`period` must be at least 1. Received: period=0"),
         ({"initial_state": "random"}, ValueError, '`initial_state` must be "stored", "learned" or "zero". Received: '),
-        ({"eta": 1.5}, ValueError, r"`eta` must be in \[0, 1\]. Received: eta=1.5"),
+        ({"eta": 1.5}, ValueError, "`eta` must be between 0 and 1. Received: eta=1.5"),
+        ({"eta": "a"}, TypeError, "`eta` must be a number. Received: eta='a'"),
     ],
 )
 def test_bad_settings(settings, error, message):
     with pytest.raises(error, match=message):
         Sequences(**settings)
+
+
+def test_numbers_of_numpy():
+    sequences = Sequences(np.int64(4), burn_in=np.int32(2), period=np.uint8(3))
+    assert [type(value) for value in (sequences.length, sequences.burn_in, sequences.period)] == [int] * 3
 
 
 def test_what_does_not_fit_together():

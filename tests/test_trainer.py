@@ -327,7 +327,6 @@ def test_a_model_that_is_none():
         {"updates_per_step": 0},
         {"updates_per_step": -1.0},
         {"updates_per_step": math.nan},
-        {"updates_per_step": "often"},
         {"updates_per_step": math.inf},
         {"updates_per_call": 0},
         {"learning_starts": 0},
@@ -336,7 +335,6 @@ def test_a_model_that_is_none():
         {"frame_stack": 0},
         {"vectorization_mode": "parallel"},
         {"seed": -1},
-        {"seed": None},
     ],
     ids=str,
 )
@@ -351,6 +349,13 @@ def test_numbers_out_of_range(argument):
     [
         {"batch_size": 8.0},
         {"batch_size": True},
+        {"batch_size": None},
+        {"report_every": None},
+        {"discount": True},
+        {"updates_per_step": True},
+        {"updates_per_step": "often"},
+        {"clip_rewards": "yes"},
+        {"seed": None},
         {"learning_starts": "soon"},
         {"report_every": 1.5},
         {"policy": "greedy"},
@@ -396,10 +401,11 @@ def test_upper_bounds_need_a_discount():
 @pytest.mark.parametrize("arguments", [{"epsilon": -0.1}, {"epsilon": 5}, {"epsilon": "half"}, {"seed": -1}], ids=str)
 def test_bad_arguments_of_evaluate(arguments):
     ((name, value),) = arguments.items()
-    with pytest.raises(ValueError, match=rf"Argument `{name}` must be .*Received: {name}={value!r}"):
+    error = TypeError if isinstance(value, str) else ValueError
+    with pytest.raises(error, match=rf"Argument `{name}` must be .*Received: {name}={value!r}"):
         make().evaluate(1, **arguments)
     if name == "epsilon":
-        with pytest.raises(ValueError, match="Argument `epsilon` must be"):
+        with pytest.raises(error, match="Argument `epsilon` must be"):
             callbacks.Evaluation(epsilon=value)
 
 
