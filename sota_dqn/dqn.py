@@ -302,11 +302,7 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
             "Argument `target_update` must be a number between 0 and 1, an integer of at least 1, or None. "
             f"Received: target_update={target_update!r}"
         )
-    most = longest(n_step) if callable(n_step) else n_step
-    if not is_integer(most) or most < 1:
-        raise ValueError(
-            f"Argument `n_step` must be an integer of at least 1, or a schedule of such. Received: n_step={n_step!r}"
-        )
+    _check_n_step(n_step)
     check_probability(discount=discount)
     if rescaling is not None and not isinstance(rescaling, Rescaling):
         raise TypeError(
@@ -318,6 +314,23 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
         raise ValueError("Upper bounds divide by `discount`, which must be above 0 for them. Received: discount=0")
     if bounds is None and penalty is not None:
         raise ValueError("Argument `penalty` needs `bounds`: pass bounds=returns.Bounds(). Received: bounds=None")
+
+
+def _check_n_step(n_step):
+    """Raises ValueError unless this is an integer of at least 1, or a schedule of such that does not rise, as far as a
+    few steps tell."""
+    most = longest(n_step) if callable(n_step) else n_step
+    if not is_integer(most) or most < 1:
+        raise ValueError(
+            f"Argument `n_step` must be an integer of at least 1, or a schedule of such. Received: n_step={n_step!r}"
+        )
+    for step in (10.0**digits for digits in range(2, 10)) if callable(n_step) else ():
+        later = float(n_step(step))
+        if not later <= most + 0.5:  # where it is rounded to more, or is NaN
+            raise ValueError(
+                "Argument `n_step` must be a schedule that does not rise: how far returns reach is fixed by its first "
+                f"number, {most}, and at step {step:,.0f} it is {later:g}. Received: n_step={n_step!r}"
+            )
 
 
 def _check_sequences(sequences, model, bounds):

@@ -319,6 +319,9 @@ def test_a_model_that_is_none():
         {"n_step": 0},
         {"n_step": 1.5},
         {"n_step": schedules.constant(0)},
+        {"n_step": schedules.linear(3, 10, steps=1000)},
+        {"n_step": schedules.exponential(3, 4, half_life=10**7)},
+        {"n_step": lambda step: math.nan if step > 10**8 else 3},
         {"discount": 1.01},
         {"discount": -0.1},
         {"target_update": 0},
@@ -407,6 +410,13 @@ def test_bad_arguments_of_evaluate(arguments):
     if name == "epsilon":
         with pytest.raises(error, match="Argument `epsilon` must be"):
             callbacks.Evaluation(epsilon=value)
+
+
+@pytest.mark.parametrize("last", [3, 3.4, 1])
+def test_a_schedule_that_does_not_rise(last):
+    trainer = make(n_step=schedules.linear(3, last, steps=1000))
+    assert trainer.replay.after == 3
+    trainer.close()
 
 
 def test_numbers_of_numpy():
