@@ -10,8 +10,8 @@ any function of the three, made of `keras.ops`:
         return keras.ops.cast(keras.ops.where(uniform < 0.1, order[:, 1], order[:, 0]), "int32")
 
 To add one here, write a class with `__call__`, decorated with `recorded` so that a checkpoint can name it. Where a
-policy has the attribute `epsilon`, a schedule, the trainer logs it; where it has `streams`, an actor process sets it to
-the number of its first stream and that of all.
+policy has the attribute `epsilon`, a number or a schedule, the trainer logs it; where it has `streams`, an actor
+process sets it to the number of its first stream and that of all.
 
 `Switching`, `AdvSwitch` and `Mixture`, from mixtures.py, are made of such policies.
 """

@@ -20,7 +20,7 @@ from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.replay import Replay
 from sota_dqn.reporting import Epoch
 from sota_dqn.samplers import Uniform
-from sota_dqn.schedules import linear
+from sota_dqn.schedules import as_schedule, linear
 from sota_dqn.storage import merge_frames
 from sota_dqn.trainer_base import TrainerBase
 
@@ -222,7 +222,7 @@ class Trainer(TrainerBase):
 
     def _epsilon(self):
         epsilon = getattr(self.policy, "epsilon", None)
-        return math.nan if epsilon is None else float(epsilon(self.steps))
+        return math.nan if epsilon is None else float(as_schedule(epsilon, "policy.epsilon")(self.steps))
 
 
 def _check_parts(replay, policy, batch_size):
@@ -235,3 +235,6 @@ def _check_parts(replay, policy, batch_size):
         raise ValueError("Argument `policy` already belongs to another trainer: make one for each.")
     if isinstance(policy, type) or policy is not None and not callable(policy) and not isinstance(policy, Selection):
         raise TypeError(f"Argument `policy` must be a function of values. Received: policy={policy!r}")
+    epsilon = getattr(policy, "epsilon", None)
+    if epsilon is not None:
+        as_schedule(epsilon, "policy.epsilon")

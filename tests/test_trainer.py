@@ -551,6 +551,24 @@ def test_epsilon_is_logged_at_the_end_of_the_epoch():
     assert math.isnan(trainer.history["epsilon"][0])
 
 
+class WithEpsilon:
+    """A policy of a user's own, whose epsilon is what it is given."""
+
+    def __init__(self, epsilon):
+        self.epsilon = epsilon
+
+    def __call__(self, values, uniform, step):
+        return ops.cast(ops.where(uniform < 0.1, 0, ops.argmax(values, axis=-1)), "int32")
+
+
+def test_epsilon_of_a_policy_of_a_users_own():
+    trainer = without_learning(make(policy=WithEpsilon(0.1), report_every=20))
+    trainer.train(20, verbose=0)
+    assert trainer.history["epsilon"] == [0.1]
+    with pytest.raises(TypeError, match="Argument `policy.epsilon` must be a number or a function .*='half'"):
+        make(policy=WithEpsilon("half"))
+
+
 def recompile(model):
     model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")
 
