@@ -145,6 +145,7 @@ class AdvSwitch(Selection):
 
     def restore(self, state):
         if _is_of(state, self):
+            self.seen.clear()
             self.seen.extend(state["seen"])
             self.switches = np.array([np.inf if s is None else s for s in state["switches"]])
 

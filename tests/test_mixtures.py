@@ -118,6 +118,16 @@ def mixed():
     )
 
 
+def test_restoring_replaces_the_lengths_that_were_seen():
+    before, after = (started(AdvSwitch(Greedy(), Random(), memory=5)) for _ in range(2))
+    for length in (12, 20):
+        before.ended(0, length)
+    after.ended(0, 99)
+    for _ in range(2):
+        after.restore(before.state())
+        assert list(after.seen) == [12, 20] and after.seen.maxlen == 5
+
+
 def test_training_with_a_mixture():
     trainer = make(policy=mixed())
     heard = []
