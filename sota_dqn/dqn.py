@@ -11,6 +11,7 @@ from sota_dqn.recurrent import Recurrent
 from sota_dqn.returns import (
     Bounds,
     Rescaling,
+    bootstrapped,
     longest,
     lower_bound,
     n_step,
@@ -240,7 +241,7 @@ class DQNLearner(Learner):
             step=step,
         )
         next_values = targets.checked(self.target(next_state), next_state)  # [B]
-        y = self.squash(returns + discounts * self.unsquash(next_values))  # [B]
+        y = self.squash(bootstrapped(returns, discounts, self.unsquash(next_values)))  # [B]
         lower, upper = self.bounds_of(sample) if self.bounds else (None, None)
 
         def loss():

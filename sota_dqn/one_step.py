@@ -21,6 +21,7 @@ from sota_dqn.models import check_model, has_convolutions, is_recurrent, previou
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.reporting import Clock, Epoch
+from sota_dqn.returns import bootstrapped
 from sota_dqn.schedules import linear
 from sota_dqn.shared import Shared
 from sota_dqn.storage import merge_frames
@@ -310,13 +311,13 @@ class OneStepLearner:
         if self.stacked:
             observation = merge_frames(observation)
         next_values = self.method(self._values(target_weights, observation), action)  # [N + 1]
-        y = returns + discount * ops.take(next_values, bootstrap)  # [N]
+        y = bootstrapped(returns, discount, ops.take(next_values, bootstrap))  # [N]
 
         def loss():
             trained = [(variable, variable.value) for variable in variables]  # what is differentiated
             with keras.StatelessScope([*self._mapping(weights), *trained], collect_losses=True) as scope:
                 values = ops.cast(self.model(observation[:-1], training=True), "float32")
-                q = value_of(values, action[:-1])  # [N]
+                q = ops.where(mask > 0, value_of(values, action[:-1]), 0.0)  # [N]
                 penalties = sum(ops.cast(x, "float32") for x in self.model.losses)
                 others = [scope.get_current_value(variable) for variable in self.others]
             errors = mask * self.loss(y, q)

@@ -14,6 +14,7 @@ from sota_dqn.types import recorded
 __all__ = [
     "Bounds",
     "Rescaling",
+    "bootstrapped",
     "longest",
     "lower_bound",
     "n_step",
@@ -74,6 +75,11 @@ def n_step(window, n, discount, *, longest=None):
     return tuple(x[:, n] if longest is None else ops.take(x, n, axis=1) for x in columns)
 
 
+def bootstrapped(returns, discounts, values):
+    """Returns `G + d * value`, and `G` where `d` is 0, whatever the value: it is -inf where no action is legal."""
+    return returns + ops.where(ops.greater(discounts, 0.0), discounts * values, 0.0)
+
+
 def longest(n_step):
     """Returns the most steps of reward of `n_step`, an integer or a schedule, whose first number is its largest."""
     return round(float(n_step(0))) if callable(n_step) else int(n_step)
@@ -125,7 +131,7 @@ def lower_bound(returns, discounts, values, return_to_go=None):
     Returns:
         `[B]`.
     """
-    bound = ops.max(returns + discounts * values, axis=-1)
+    bound = ops.max(bootstrapped(returns, discounts, values), axis=-1)
     return bound if return_to_go is None else ops.maximum(bound, return_to_go)
 
 

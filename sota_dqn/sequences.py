@@ -107,8 +107,10 @@ class SequenceLearner(Learner):
 
         def loss():
             values = self.unroll(observations, states, begun, training=True)  # [B, L + H, A]
-            y = ops.stop_gradient(self.targets(window, values if calm is None else calm, judged, step))  # [B, L]
+            y = ops.stop_gradient(self.targets(window, values if calm is None else calm, judged, step))
             q = value_of(values[:, : self.sequences.length], action)
+            # What does not count must be finite to count for nothing: a final observation may have no legal action.
+            q, y = (ops.where(counted > 0, x, 0.0) for x in (q, y))  # [B, L]
             losses = ops.reshape(self._losses(ops.reshape(q, (-1,)), ops.reshape(y, (-1,)), lower), counted.shape)
             losses = ops.expand_dims(sample.weights, -1) * counted * losses
             total = ops.sum(losses) / ops.maximum(ops.sum(counted), 1.0)
@@ -192,8 +194,8 @@ class SequenceLearner(Learner):
             return ops.reshape(ops.take_along_axis(all_values, after, axis=1), (-1, num_actions))  # [B L, A]
 
         next_state = NextState(values=bootstrap(values), target_values=bootstrap(judged), step=step)
-        y = self.squash(gained + discounts * self.unsquash(checked(self.target(next_state), next_state)))
-        return ops.reshape(y, (-1, length))
+        next_values = self.unsquash(checked(self.target(next_state), next_state))
+        return ops.reshape(self.squash(returns.bootstrapped(gained, discounts, next_values)), (-1, length))
 
     def lower_bounds(self, rows, window, judged):
         """Returns the lower bounds of `returns.py` on the values of the trained steps' actions, `[B L]`.

@@ -15,7 +15,7 @@ __all__ = ["checked", "double", "expected_sarsa", "maximum", "mellowmax", "value
 
 
 def value_of(values, action):
-    """Returns the value of the action taken, `values[..., action]`.
+    """Returns the value of the action taken, `values[..., action]`, whatever those of the others: they may be infinite.
 
     Args:
         values: `[..., A]`.
@@ -24,7 +24,8 @@ def value_of(values, action):
     Returns:
         `[...]` float32.
     """
-    return ops.sum(values * ops.one_hot(action, values.shape[-1], dtype="float32"), axis=-1)
+    taken = ops.equal(ops.expand_dims(action, -1), ops.arange(values.shape[-1]))
+    return ops.sum(ops.where(taken, values, 0.0), axis=-1)
 
 
 def checked(found, next_state):
@@ -80,7 +81,8 @@ def expected_sarsa(epsilon):
 
     `(1 - epsilon) Q-(s', argmax_a Q(s', a)) + epsilon mean_a Q-(s', a)`, after van Seijen, van Hasselt, Whiteson and
     Wiering, 2009. The greedy action is the model's, as it is for the policy that acts, and the target model judges
-    all of them, so that `expected_sarsa(0)` is `double`.
+    all of them, so that `expected_sarsa(0)` is `double`. The mean leaves out actions of value -inf, by which a model
+    says that they are not legal.
 
     Args:
         epsilon: A number in [0, 1], or a schedule that is asked at `next_state.step`.
@@ -90,7 +92,9 @@ def expected_sarsa(epsilon):
 
     def target(next_state):
         probability = epsilon(next_state.step) if callable(epsilon) else epsilon
-        mean = ops.mean(next_state.target_values, axis=-1)
+        values = next_state.target_values
+        legal = ops.greater(values, -float("inf"))
+        mean = ops.sum(ops.where(legal, values, 0.0), axis=-1) / ops.sum(ops.cast(legal, "float32"), axis=-1)
         return (1.0 - probability) * double(next_state) + probability * mean
 
     return target

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from environments import Counting
 from gymnasium import spaces
+from learners import Masked
 from one_step_runs import (
     METHOD_NAMES,
     linear_model,
@@ -51,6 +52,30 @@ def test_regularization_is_part_of_the_gradient(random):
     plain, _ = make_learner(linear_model(np.ones((3, 2))))
     (with_it,), (without,) = (values(one._gradient(*shared.read(), *nothing)[0]) for one in (learner, plain))
     np.testing.assert_allclose(with_it - without, np.ones((3, 2)), rtol=1e-4)  # of 0.5 w^2
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_actions_of_minus_infinity_are_as_if_they_were_not_there(method, random):
+    """The gradient is that of a model that gives them a very low value instead."""
+    segment = random_segment(random)
+    kernel = random.normal(size=(3, 2)).astype("float32")
+    segment.action[:] = 0
+    segment.observation[2:, 0] = 9.0  # a state that terminates the episode, in which no action is legal
+    segment.mask[2:] = segment.returns[2:] = segment.discount[1:] = 0
+    found = []
+    for value in (-np.inf, -1e9):
+        observation = keras.Input((3,))
+        masked = Masked(value)(keras.layers.Dense(2, use_bias=False)(observation), observation)
+        model = keras.Model(observation, masked)
+        model.set_weights([kernel])
+        model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+        learner, shared = make_learner(model, method)
+        gradients, _, metrics = learner._gradient(*shared.read(), *segment)
+        found.append([*values(gradients), *values(metrics.values())])
+    for ours, expected in zip(*found, strict=True):
+        assert np.isfinite(ours).all()
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    assert found[0][0].any()
 
 
 # One worker

@@ -198,6 +198,15 @@ def test_bounds_are_tight_on_the_true_values(random):
     np.testing.assert_allclose(numpy(lower, upper), np.full((2, 1), value[row]), rtol=1e-4)
 
 
+def test_no_value_counts_after_a_termination():
+    """Not even that of a state without legal actions."""
+    found = numpy(*compiled(lambda *given: (returns.bootstrapped(*given), returns.lower_bound(*given)))(
+        np.float32([[1, 2]]), np.float32([[0, 0.5]]), np.float32([[-np.inf, 3]])
+    ))  # fmt: skip
+    np.testing.assert_array_equal(found[0], [[1, 3.5]])
+    np.testing.assert_array_equal(found[1], [3.5])
+
+
 def test_bounds_hold_what_they_were_given():
     bounds = returns.Bounds(3, upper=True)
     assert (bounds.horizons, bounds.upper, bounds.return_to_go) == (3, True, False)

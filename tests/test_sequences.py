@@ -1,5 +1,7 @@
 """Recurrent models in training: stored states, targets and losses of sequences, burn-in, whole runs that resume."""
 
+import math
+
 import gymnasium
 import keras
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import reference
 from gymnasium import spaces
 from keras import layers, ops
+from learners import Masked
 from runs import assert_same, make
 from test_dqn import returns_to_go
 
@@ -201,6 +204,25 @@ def test_an_update_agrees_with_one_step_by_step(initial, settings, random):
         assert after[place] == pytest.approx(expected + 0.1, rel=1e-3, abs=1e-5)
     others = np.setdiff1d(np.arange(240), places)
     np.testing.assert_array_equal(after[others], before[others])
+
+
+def test_actions_of_minus_infinity_are_as_if_they_were_not_there():
+    """A run is that of a model that gives them a very low value instead; where the pole has fallen, none is legal."""
+    runs = []
+    for value in (-np.inf, -1e9):
+        keras.utils.set_random_seed(0)
+        observation = keras.Input((None, 4))
+        values = layers.Dense(2)(layers.LSTM(3, return_sequences=True)(observation))
+        model = keras.Model(observation, Masked(value, feature=2, limit=math.radians(12))(values, observation))
+        parts = {"bounds": returns.Bounds(2, return_to_go=True), "rescaling": returns.Rescaling()}
+        trainer = build(model=model, policy=policies.Greedy(), **parts)
+        trainer.train(120, verbose=0)
+        assert (rows_of(trainer)["terminated"] > 0).any()
+        runs.append([*model.get_weights(), *(trainer.history[name] for name in ("loss", "q", "td_error"))])
+        trainer.close()
+    for ours, expected in zip(*runs, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(runs[0][-1]).any()
 
 
 def test_the_learned_state_is_trained_where_episodes_begin():
