@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 from keras import ops
 
-from sota_dqn.checks import check_positive
+from sota_dqn.checks import check_count, check_count_or_none, is_integer, is_number
 from sota_dqn.environments import Environments, is_vector, make_vector
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.processes import SLOTS, Died, Processes, chunk_layout
@@ -46,14 +46,12 @@ class Actors:
     """
 
     def __init__(self, number, *, steps_per_update=None, weights_every=100, steps_per_chunk=None, restarts=3):
-        for name, value in (("number", number), ("weights_every", weights_every)):
-            if value is None:
-                raise TypeError(f"Argument `{name}` must be an integer. Received: {name}=None")
-        check_positive(number=number, weights_every=weights_every, steps_per_chunk=steps_per_chunk)
-        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:
-            raise ValueError(f"Argument `restarts` must be an integer of at least 0. Received: restarts={restarts!r}")
+        check_count(1, number=number, weights_every=weights_every)
+        check_count(0, restarts=restarts)
+        check_count_or_none(1, steps_per_chunk=steps_per_chunk)
         if steps_per_update is not None:
             two = isinstance(steps_per_update, (tuple, list)) and len(steps_per_update) == 2
+            two = two and all(is_number(bound) for bound in steps_per_update)
             if not two or not (0 <= steps_per_update[0] <= steps_per_update[1] > 0 and steps_per_update[0] < math.inf):
                 raise ValueError(
                     "Argument `steps_per_update` must be two numbers, the first finite, at least 0, at most the other. "
@@ -85,10 +83,9 @@ def as_actors(actors):
     """
     if isinstance(actors, Actors):
         return actors
-    if isinstance(actors, bool) or not isinstance(actors, (int, np.integer)):
+    if not is_integer(actors):
         raise TypeError(f"Argument `actors` must be an integer or `Actors`. Received: actors={actors!r}")
-    if actors < 0:
-        raise ValueError(f"Argument `actors` must be at least 0. Received: actors={actors}")
+    check_count(0, actors=actors)
     return Actors(int(actors)) if actors else None
 
 

@@ -11,7 +11,14 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from sota_dqn.checks import check_id, check_positive
+from sota_dqn.checks import (
+    check_bool,
+    check_bool_or_none,
+    check_count,
+    check_count_or_none,
+    check_id,
+    check_probability,
+)
 from sota_dqn.types import recorded
 
 __all__ = ["Atari", "is_game", "native", "protocol"]
@@ -48,6 +55,7 @@ class Atari:
 
     Raises:
         ImportError: If ale-py is not installed.
+        TypeError: If an argument is of the wrong type.
         ValueError: If there is no such game, or an argument is out of range.
     """
 
@@ -68,20 +76,18 @@ class Atari:
         max_num_frames_per_episode=None,
         num_threads=0,
     ):
-        check_positive(img_height=img_height, img_width=img_width, frameskip=frameskip)
-        check_positive(max_num_frames_per_episode=max_num_frames_per_episode)
-        if not (isinstance(noop_max, int) and noop_max >= 0):
-            raise ValueError(f"Argument `noop_max` must be an integer of at least 0. Received: noop_max={noop_max!r}")
-        if repeat_action_probability is not None and not 0 <= repeat_action_probability <= 1:
-            raise ValueError(
-                "Argument `repeat_action_probability` must be between 0 and 1. Received: "
-                f"repeat_action_probability={repeat_action_probability}"
-            )
+        check_count(1, img_height=img_height, img_width=img_width)
+        check_count(0, noop_max=noop_max, num_threads=num_threads)
+        check_count_or_none(1, frameskip=frameskip, max_num_frames_per_episode=max_num_frames_per_episode)
+        check_bool(maxpool=maxpool, use_fire_reset=use_fire_reset, life_loss=life_loss)
+        check_bool_or_none(raw=raw, full_action_space=full_action_space)
+        if repeat_action_probability is not None:
+            check_probability(repeat_action_probability=repeat_action_probability)
         if not _is_native(id):
             raise ValueError(f"Argument `id` must be that of an Atari game with pictures. Received: id={id!r}")
         self.id = id
         self.raw = raw
-        self.life_loss = life_loss
+        self.life_loss = bool(life_loss)
         self.settings = {
             "img_height": img_height,
             "img_width": img_width,
@@ -99,6 +105,8 @@ class Atari:
         ):
             if value is not None:
                 self.settings[name] = value
+        # ale-py takes no numbers of NumPy.
+        self.settings = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.settings.items()}
         if not isinstance(self.settings["frameskip"], int):
             raise ValueError(
                 f"{id} draws its frame skip from {self.settings['frameskip']}: pass Atari({id!r}, frameskip=4), or "

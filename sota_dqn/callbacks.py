@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from sota_dqn import plots
-from sota_dqn.checks import check_epsilon
+from sota_dqn.checks import check_bool, check_count, check_number, check_probability, is_number
 from sota_dqn.files import check_writable, replacing
 
 __all__ = ["Callback", "Checkpoint", "Evaluation", "LearningCurve", "Progress", "RunLog"]
@@ -88,12 +88,13 @@ class Evaluation(Callback):
 
     def __init__(self, evaluate_every=2_000, *, episodes=20, epsilon=0.0, best_model=None, stop_at=None, consecutive=1):
         super().__init__()
-        for name, value in (("evaluate_every", evaluate_every), ("episodes", episodes), ("consecutive", consecutive)):
-            _check_count(name, value)
+        check_count(1, evaluate_every=evaluate_every, episodes=episodes, consecutive=consecutive)
+        check_probability(epsilon=epsilon)
+        if stop_at is not None:
+            check_number(stop_at=stop_at)
         _check_suffix("best_model", best_model, ".keras", optional=True)
         self.evaluate_every = evaluate_every
         self.episodes = episodes
-        check_epsilon(epsilon)
         self.epsilon = epsilon
         self.best_model = best_model
         self.stop_at = stop_at
@@ -154,7 +155,8 @@ class Checkpoint(Callback):
 
     def __init__(self, path, *, save_every=10_000, replay=True):
         super().__init__()
-        _check_count("save_every", save_every)
+        check_count(1, save_every=save_every)
+        check_bool(replay=replay)
         self.path = path
         self.save_every = save_every
         self.replay = replay
@@ -185,8 +187,7 @@ class LearningCurve(Callback):
     def __init__(self, path, *, every=5.0, title=None):
         super().__init__()
         _check_suffix("path", path, ".png")
-        if not every >= 0:
-            raise ValueError(f"Argument `every` must be at least 0. Received: every={every}")
+        _check_seconds(every)
         self.path = path
         self.every = every
         self.title = title
@@ -220,8 +221,7 @@ class RunLog(Callback):
 
     def __init__(self, directory, *, every=10.0):
         super().__init__()
-        if not every >= 0:
-            raise ValueError(f"Argument `every` must be at least 0. Received: every={every}")
+        _check_seconds(every)
         self.path = pathlib.Path(directory) / "run.json"
         self.every = every
         self._written = -math.inf
@@ -257,10 +257,9 @@ class RunLog(Callback):
             "optimizer": self._optimizer,
             "loss": _name_of(trainer.model.loss),
         }
-        record = {"run": trainer.run, "settings": trainer.settings, "model": model}
-        record |= {"eval_protocol": trainer.eval_protocol, "history": history}
+        record = {"run": trainer.run, "settings": trainer.settings, "model": model, "history": history}
         with replacing(self.path) as path:
-            path.write_text(json.dumps(record, default=float) + "\n")
+            path.write_text(json.dumps(record | {"eval_protocol": trainer.eval_protocol}, default=float) + "\n")
         self._written = monotonic()
 
 
@@ -276,14 +275,11 @@ class Progress(Callback):
     def __init__(self, stream=None):
         super().__init__()
         self.stream = stream
-        self._logs = {}
+        self._logs, self._first, self._protocol = {}, {}, None
         self._begin = self._shown = 0.0
-        self._first = {}
-        self._protocol = None
 
     def on_train_begin(self, logs=None):
-        self._begin, self._shown = monotonic(), -math.inf
-        self._logs = {}
+        self._begin, self._shown, self._logs = monotonic(), -math.inf, {}
         self._first = {"steps": self.trainer.steps, "episodes": _number(_last(self.trainer.history, "episodes"), 0)}
 
     def on_epoch_end(self, epoch, logs=None):
@@ -291,8 +287,7 @@ class Progress(Callback):
         protocol = self.trainer.eval_protocol
         if protocol != self._protocol and _number(self._logs.get("eval_return")) is not None:
             self._protocol = protocol
-            clear = "\r\x1b[K" if self._terminal() else ""
-            (self.stream or sys.stdout).write(f"{clear}evaluations: {protocol}\n")
+            print("\r\x1b[K" * self._terminal() + f"evaluations: {protocol}", file=self.stream or sys.stdout)
         if self._terminal() or monotonic() - self._shown >= self.EVERY:
             self._show(self._time_left())
 
@@ -301,21 +296,20 @@ class Progress(Callback):
             self._show(f"took {_duration(monotonic() - self._begin)}", end="\n")
 
     def _show(self, when, *, end=""):
-        stream = self.stream or sys.stdout
-        text = "  ".join(part for part in (*self._parts(), when) if part)
-        if self._terminal():
-            width = shutil.get_terminal_size().columns - 1
-            stream.write(f"\r{text[:width]}\x1b[K{end}")
-        else:
-            stream.write(text + "\n")
+        stream, text = self.stream or sys.stdout, ""
+        width = shutil.get_terminal_size().columns - 1 if self._terminal() else math.inf
+        for part in (*self._totals(), when, *self._figures()):
+            longer = f"{text}  {part}" if text else part
+            text = longer if part and len(longer) <= width else text  # what does not fit is left out
+        stream.write(f"\r{text}\x1b[K{end}" if self._terminal() else text + "\n")
         stream.flush()
         self._shown = monotonic()
 
     def _terminal(self):
         return (self.stream or sys.stdout).isatty()
 
-    def _parts(self):
-        """Yields the figures of the last epoch, as text; those that are not known yet are left out."""
+    def _totals(self):
+        """Yields how far the training is, as text."""
         params = self.params or {}
         for name in ("steps", "episodes"):
             done, total = _number(self._logs.get(name)), params.get(name)
@@ -323,6 +317,9 @@ class Progress(Callback):
                 yield f"{done:,.0f}/{total:,} {name} ({math.floor(100 * done / total)} %)"
             elif done is not None:
                 yield f"{done:,.0f} {name}"
+
+    def _figures(self):
+        """Yields the figures of the last epoch, as text; those that are not known yet are left out."""
         for name, label, form in (
             ("episode_return", "return ", ".1f"),
             ("eval_return", "eval ", ".1f"),
@@ -393,9 +390,9 @@ def _duration(seconds):
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _check_count(name, value):
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"Argument `{name}` must be an integer, at least 1. Received: {name}={value!r}")
+def _check_seconds(every):
+    if not is_number(every) or not every >= 0:  # infinity is for the end alone
+        raise ValueError(f"Argument `every` must be a number of at least 0. Received: every={every!r}")
 
 
 def _check_suffix(name, path, suffix, *, optional=False):

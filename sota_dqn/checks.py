@@ -1,35 +1,88 @@
-"""Checks of arguments that more than one part takes."""
+"""Checks of arguments that more than one part takes.
+
+Each takes arguments under the names by which the user knows them, and raises TypeError where one is of the wrong type,
+ValueError where it is out of range. To add one, write such a function.
+"""
 
 import difflib
 import importlib
+import math
 import numbers
 import types
 
 import gymnasium
 import numpy as np
 
-__all__ = ["check_distinct", "check_epsilon", "check_id", "check_named", "check_positive", "check_seed"]
+__all__ = [
+    "check_bool",
+    "check_bool_or_none",
+    "check_count",
+    "check_count_or_none",
+    "check_distinct",
+    "check_id",
+    "check_named",
+    "check_number",
+    "check_probability",
+    "is_integer",
+    "is_number",
+]
 
 
-def check_positive(**numbers):
-    """Raises ValueError or TypeError for a number that is given and is not an integer of at least 1."""
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+def is_integer(value):
+    """Returns whether `value` is an integer, NumPy's among them; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value):
+    """Returns whether `value` is a real number, NumPy's among them; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_count(least, /, **counts):
+    """Raises TypeError or ValueError where one of `counts` is no integer of at least `least`."""
+    for name, value in counts.items():
+        if not is_integer(value):
             raise TypeError(f"Argument `{name}` must be an integer. Received: {name}={value!r}")
-        if value is not None and value < 1:
-            raise ValueError(f"Argument `{name}` must be at least 1. Received: {name}={value}")
+        if value < least:
+            raise ValueError(f"Argument `{name}` must be at least {least}. Received: {name}={value!r}")
 
 
-def check_epsilon(epsilon):
-    """Raises ValueError unless `epsilon` is a probability."""
-    if not isinstance(epsilon, numbers.Real) or not 0 <= float(epsilon) <= 1:
-        raise ValueError(f"Argument `epsilon` must be between 0 and 1. Received: epsilon={epsilon!r}")
+def check_count_or_none(least, /, **counts):
+    """Raises as `check_count` does, but lets None pass."""
+    check_count(least, **_given(counts))
 
 
-def check_seed(seed):
-    """Raises ValueError unless a run's seed is an integer of at least 0."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"Argument `seed` must be an integer of at least 0. Received: seed={seed!r}")
+def check_number(*, least=-math.inf, above=-math.inf, **given):
+    """Raises TypeError or ValueError where one of the `given` is no finite number that is at least `least` and above
+    `above`."""
+    bounds = [("at least", least), ("above", above)]
+    wanted = " and ".join(["finite", *(f"{word} {bound}" for word, bound in bounds if bound > -math.inf)])
+    for name, value in given.items():
+        if not is_number(value):
+            raise TypeError(f"Argument `{name}` must be a number. Received: {name}={value!r}")
+        if not (math.isfinite(value) and least <= value and value > above):
+            raise ValueError(f"Argument `{name}` must be {wanted}. Received: {name}={value!r}")
+
+
+def check_probability(**probabilities):
+    """Raises TypeError or ValueError where one of `probabilities` is no number in [0, 1]."""
+    for name, value in probabilities.items():
+        if not is_number(value):
+            raise TypeError(f"Argument `{name}` must be a number. Received: {name}={value!r}")
+        if not 0 <= value <= 1:
+            raise ValueError(f"Argument `{name}` must be between 0 and 1. Received: {name}={value!r}")
+
+
+def check_bool(**flags):
+    """Raises TypeError where one of `flags` is neither True nor False."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"Argument `{name}` must be True or False. Received: {name}={value!r}")
+
+
+def check_bool_or_none(**flags):
+    """Raises as `check_bool` does, but lets None pass."""
+    check_bool(**_given(flags))
 
 
 def check_named(function, what):
@@ -75,3 +128,7 @@ def check_id(env):
         near = difflib.get_close_matches(env, gymnasium.registry, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"Unknown environment id.{hint} Received: env={env!r} ({error})") from error
+
+
+def _given(arguments):
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -1,18 +1,17 @@
 """Deep Q-learning: `DQNTrainer`, and `DQNLearner`, whose `update` is the algorithm."""
 
-import numbers
-
 import keras
-import numpy as np
 from keras import ops
 
 from sota_dqn import losses, targets
+from sota_dqn.checks import check_probability, is_integer, is_number
 from sota_dqn.learner import Learner
 from sota_dqn.models import is_recurrent, previous_inputs
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.returns import (
     Bounds,
     Rescaling,
+    bootstrapped,
     longest,
     lower_bound,
     n_step,
@@ -242,7 +241,7 @@ class DQNLearner(Learner):
             step=step,
         )
         next_values = targets.checked(self.target(next_state), next_state)  # [B]
-        y = self.squash(returns + discounts * self.unsquash(next_values))  # [B]
+        y = self.squash(bootstrapped(returns, discounts, self.unsquash(next_values)))  # [B]
         lower, upper = self.bounds_of(sample) if self.bounds else (None, None)
 
         def loss():
@@ -298,19 +297,14 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
         given = callable(function) and not isinstance(function, type)
         if not given and (function is not None or name == "target"):
             raise TypeError(f"Argument `{name}` must be a function. Received: {name}={function!r}")
-    is_part = isinstance(target_update, numbers.Real) and 0 < float(target_update) < 1
-    if target_update is not None and not is_part and not (_is_count(target_update) and target_update >= 1):
+    is_part = is_number(target_update) and 0 < target_update < 1
+    if target_update is not None and not is_part and not (is_integer(target_update) and target_update >= 1):
         raise ValueError(
             "Argument `target_update` must be a number between 0 and 1, an integer of at least 1, or None. "
             f"Received: target_update={target_update!r}"
         )
-    most = longest(n_step) if callable(n_step) else n_step
-    if not _is_count(most) or most < 1:
-        raise ValueError(
-            f"Argument `n_step` must be an integer of at least 1, or a schedule of such. Received: n_step={n_step!r}"
-        )
-    if not isinstance(discount, numbers.Real) or not 0 <= float(discount) <= 1:
-        raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount}")
+    _check_n_step(n_step)
+    check_probability(discount=discount)
     if rescaling is not None and not isinstance(rescaling, Rescaling):
         raise TypeError(
             f"Argument `rescaling` must be a `returns.Rescaling` or None. Received: rescaling={rescaling!r}"
@@ -321,6 +315,23 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
         raise ValueError("Upper bounds divide by `discount`, which must be above 0 for them. Received: discount=0")
     if bounds is None and penalty is not None:
         raise ValueError("Argument `penalty` needs `bounds`: pass bounds=returns.Bounds(). Received: bounds=None")
+
+
+def _check_n_step(n_step):
+    """Raises ValueError unless this is an integer of at least 1, or a schedule of such that does not rise, as far as a
+    few steps tell."""
+    most = longest(n_step) if callable(n_step) else n_step
+    if not is_integer(most) or most < 1:
+        raise ValueError(
+            f"Argument `n_step` must be an integer of at least 1, or a schedule of such. Received: n_step={n_step!r}"
+        )
+    for step in (10.0**digits for digits in range(2, 10)) if callable(n_step) else ():
+        later = float(n_step(step))
+        if not later <= most + 0.5:  # where it is rounded to more, or is NaN
+            raise ValueError(
+                "Argument `n_step` must be a schedule that does not rise: how far returns reach is fixed by its first "
+                f"number, {most}, and at step {step:,.0f} it is {later:g}. Received: n_step={n_step!r}"
+            )
 
 
 def _check_sequences(sequences, model, bounds):
@@ -337,7 +348,3 @@ def _check_sequences(sequences, model, bounds):
             "Received: upper=True"
         )
     return Sequences() if sequences is None else sequences
-
-
-def _is_count(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sota_dqn import atari, checkpoint, recorder
 from sota_dqn.atari import Atari, native
-from sota_dqn.checks import check_epsilon, check_positive, check_seed
+from sota_dqn.checks import check_count, check_count_or_none, check_probability
 from sota_dqn.choice import Choice, Frames
 from sota_dqn.environments import episode_seeds
 from sota_dqn.evaluation import describe, first_observation, make_playing_factory, play_episodes, summarize
@@ -47,9 +47,9 @@ class DQNInference:
     """
 
     def __init__(self, source, *, env=None, preprocess=None, frame_stack=None, epsilon=0, seed=0, custom_objects=None):
-        check_epsilon(epsilon)
-        check_positive(frame_stack=frame_stack)
-        check_seed(seed)
+        check_probability(epsilon=epsilon)
+        check_count_or_none(1, frame_stack=frame_stack)
+        check_count(0, seed=seed)
         self.model, config, recurrent = _load(source, custom_objects)
         arguments = config["arguments"]
         if preprocess is None:
@@ -130,8 +130,8 @@ class DQNInference:
         Returns:
             A dict of `return_mean`, `return_std`, `returns`, `lengths` (environment steps), `seeds` and `protocol`.
         """
-        check_positive(episodes=episodes)
-        check_seed(seed)
+        check_count(1, episodes=episodes)
+        check_count(0, seed=seed)
         seeds = episode_seeds([seed], episodes)
         returns, lengths = self._play(self._factory(), seeds)
         protocol = describe(self.epsilon, episodes, atari.protocol(self._environment()))
@@ -143,8 +143,8 @@ class DQNInference:
         Returns:
             The episodes' returns.
         """
-        check_positive(episodes=episodes)
-        check_seed(seed)
+        check_count(1, episodes=episodes)
+        check_count(0, seed=seed)
         make = functools.partial(self._factory(), render_mode="human")
         return [self._play(make, [one])[0][0] for one in episode_seeds([seed], episodes)]
 
@@ -165,8 +165,9 @@ class DQNInference:
         Raises:
             ValueError: If an argument is out of range, or the environment draws no pictures.
         """
-        check_positive(every=every, max_steps=max_steps)
-        check_seed(seed)
+        check_count(1, every=every)
+        check_count_or_none(1, max_steps=max_steps)
+        check_count(0, seed=seed)
         make = functools.partial(self._factory(), render_mode="rgb_array")
         probe = make()
         fps = probe.metadata.get("render_fps") or UNKNOWN_FPS

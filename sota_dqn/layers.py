@@ -9,6 +9,8 @@ import math
 import keras
 from keras import ops
 
+from sota_dqn.checks import check_count
+
 __all__ = ["Dueling"]
 
 
@@ -28,12 +30,10 @@ class Dueling(keras.layers.Layer):
     """
 
     def __init__(self, num_actions, units=512, activation="relu", **kwargs):
-        for name, value in (("num_actions", num_actions), ("units", units)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Argument `{name}` must be an integer, at least 1. Received: {name}={value!r}")
+        check_count(1, num_actions=num_actions, units=units)
         super().__init__(**kwargs)
-        self.num_actions = num_actions
-        self.units = units
+        self.num_actions = num_actions = int(num_actions)  # neither Keras's layers nor JSON know those of NumPy
+        self.units = units = int(units)
         self.activation = keras.activations.get(activation)
         self.value_hidden = keras.layers.Dense(units, activation, dtype=self.dtype_policy, name="value_hidden")
         self.value = keras.layers.Dense(1, dtype=self.dtype_policy, name="value")

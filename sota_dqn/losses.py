@@ -6,13 +6,10 @@ a function that takes its settings and returns a function of the four, decorated
 can name it.
 """
 
-import math
-import numbers
-
 import keras
 from keras import ops
 
-from sota_dqn.checks import check_named
+from sota_dqn.checks import check_named, check_number
 from sota_dqn.types import recorded
 
 __all__ = ["from_keras", "huber", "linear_lower_bound", "lower_bound", "squared"]
@@ -52,10 +49,7 @@ def lower_bound(weight=4.0, *, loss=huber):
     Returns:
         A function `(q, target, lower, upper) -> [B]`. A bound of -inf or +inf bounds nothing.
     """
-    if not isinstance(weight, numbers.Real):
-        raise TypeError(f"Argument `weight` must be a number. Received: weight={weight!r}")
-    if not 0 <= float(weight) < math.inf:
-        raise ValueError(f"Argument `weight` must be finite and at least 0. Received: weight={weight}")
+    check_number(least=0, weight=weight)
     _check_loss(loss)
 
     def penalty(q, target, lower, upper):

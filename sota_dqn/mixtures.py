@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sota_dqn.checks import check_positive
+from sota_dqn.checks import check_count, check_probability, is_integer
 from sota_dqn.types import recorded
 
 __all__ = ["AdvSwitch", "Mixture", "Selection", "Switching"]
@@ -73,8 +73,7 @@ class Switching(Selection):
 
     def __init__(self, first, second, probability):
         super().__init__([first, second])
-        if not 0 <= probability <= 1:
-            raise ValueError(f"Argument `probability` must be in [0, 1]. Received: probability={probability}")
+        check_probability(probability=probability)
         self.probability = probability
 
     def start(self, num_envs, random):
@@ -111,7 +110,7 @@ class AdvSwitch(Selection):
 
     def __init__(self, before, after, *, margin=10, memory=100, reference=None):
         super().__init__([before, after])
-        check_positive(margin=margin, memory=memory)
+        check_count(1, margin=margin, memory=memory)
         self.margin = margin
         self.reference = reference
         self.seen: collections.deque[int] = collections.deque(maxlen=memory)
@@ -140,6 +139,7 @@ class AdvSwitch(Selection):
 
     def restore(self, state):
         if _is_of(state, self):
+            self.seen.clear()
             self.seen.extend(state["seen"])
             self.switches = np.array([np.inf if s is None else s for s in state["switches"]])
 
@@ -233,7 +233,7 @@ class Mixture(Selection):
             raise TypeError(f"Argument `weights` must be a dict. Received: weights={weights!r}")
         if all(isinstance(key, str) for key in weights):
             weights = {0: weights}
-        if any(isinstance(key, bool) or not isinstance(key, (int, np.integer)) for key in weights) or min(weights) != 0:
+        if not all(is_integer(key) for key in weights) or min(weights) != 0:
             raise ValueError(
                 "Argument `weights` must be a dict of names, or of environment steps from 0 on. "
                 f"Received: weights={weights}"

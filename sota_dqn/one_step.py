@@ -14,13 +14,14 @@ from keras import ops
 
 from sota_dqn import backend, losses, worker_snapshot
 from sota_dqn.atari import Atari, native
-from sota_dqn.checks import check_positive, check_seed
+from sota_dqn.checks import check_bool_or_none, check_count, check_count_or_none, check_probability, is_number
 from sota_dqn.choice import Choice
 from sota_dqn.environments import closing_on_error, is_vector, make_factory
 from sota_dqn.evaluation import check_evaluation
 from sota_dqn.models import check_model, has_convolutions, is_recurrent, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.reporting import Clock, Epoch
+from sota_dqn.returns import bootstrapped
 from sota_dqn.shared import Shared
 from sota_dqn.storage import merge_frames
 from sota_dqn.targets import value_of
@@ -102,16 +103,19 @@ class OneStepTrainer(TrainerBase):
         report_every=2_000,
         seed=0,
     ):
-        _check_counts(
-            workers=workers,
-            local_max_steps=local_max_steps,
-            target_network_update=target_network_update,
-            n_step=n_step,
-            epsilon_anneal=epsilon_anneal,
-            report_every=report_every,
-        )
-        check_positive(frame_stack=frame_stack, learning_rate_anneal=learning_rate_anneal)
-        _check_arguments(model, method, local_max_steps, n_step, discount, final_epsilons, seed)
+        counts = {
+            "workers": workers,
+            "local_max_steps": local_max_steps,
+            "target_network_update": target_network_update,
+            "n_step": n_step,
+            "epsilon_anneal": epsilon_anneal,
+            "report_every": report_every,
+        }
+        check_count(1, **counts)
+        check_count_or_none(1, frame_stack=frame_stack, learning_rate_anneal=learning_rate_anneal)
+        check_count(0, seed=seed)
+        check_bool_or_none(clip_rewards=clip_rewards)
+        _check_arguments(model, method, local_max_steps, n_step, discount, final_epsilons)
         env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
         if not hasattr(env, "make_vector"):
             _check_env(env, workers)
@@ -308,13 +312,13 @@ class OneStepLearner:
         if self.stacked:
             observation = merge_frames(observation)
         next_values = self.method(self._values(target_weights, observation), action)  # [N + 1]
-        y = returns + discount * ops.take(next_values, bootstrap)  # [N]
+        y = bootstrapped(returns, discount, ops.take(next_values, bootstrap))  # [N]
 
         def loss():
             trained = [(variable, variable.value) for variable in variables]  # what is differentiated
             with keras.StatelessScope([*self._mapping(weights), *trained], collect_losses=True) as scope:
                 values = ops.cast(self.model(observation[:-1], training=True), "float32")
-                q = value_of(values, action[:-1])  # [N]
+                q = ops.where(mask > 0, value_of(values, action[:-1]), 0.0)  # [N]
                 penalties = sum(ops.cast(x, "float32") for x in self.model.losses)
                 others = [scope.get_current_value(variable) for variable in self.others]
             errors = mask * self.loss(y, q)
@@ -341,15 +345,7 @@ class OneStepLearner:
         return list(zip(self.model.variables, weights, strict=True))
 
 
-def _check_counts(**counts):
-    """Raises ValueError or TypeError for what is not an integer of at least 1."""
-    for name, value in counts.items():
-        if value is None:
-            raise TypeError(f"Argument `{name}` must be an integer. Received: {name}=None")
-    check_positive(**counts)
-
-
-def _check_arguments(model, method, local_max_steps, n_step, discount, final_epsilons, seed):
+def _check_arguments(model, method, local_max_steps, n_step, discount, final_epsilons):
     """Raises ValueError or TypeError where an argument of the algorithm is out of range."""
     if method not in METHODS:
         raise ValueError(f"Argument `method` must be one of {tuple(METHODS)}. Received: method={method!r}")
@@ -357,9 +353,7 @@ def _check_arguments(model, method, local_max_steps, n_step, discount, final_eps
         raise ValueError(
             f"Argument `n_step` must be at most `local_max_steps`, {local_max_steps}. Received: n_step={n_step}"
         )
-    if not _is_probability(discount):
-        raise ValueError(f"Argument `discount` must be between 0 and 1. Received: discount={discount!r}")
-    check_seed(seed)
+    check_probability(discount=discount)
     is_drawn = isinstance(final_epsilons, dict) and len(final_epsilons) > 0
     if not is_drawn or not all(_is_probability(x) and _is_probability(p) and p for x, p in final_epsilons.items()):
         raise ValueError(
@@ -395,4 +389,4 @@ def _check_optimizer(optimizer, learning_rate_anneal):
 
 
 def _is_probability(value):
-    return isinstance(value, numbers.Real) and 0 <= float(value) <= 1
+    return is_number(value) and 0 <= value <= 1

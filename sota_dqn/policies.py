@@ -10,8 +10,8 @@ any function of the three, made of `keras.ops`:
         return keras.ops.cast(keras.ops.where(uniform < 0.1, order[:, 1], order[:, 0]), "int32")
 
 To add one here, write a class with `__call__`, decorated with `recorded` so that a checkpoint can name it. Where a
-policy has the attribute `epsilon`, a schedule, the trainer logs it; where it has `streams`, an actor process sets it to
-the number of its first stream and that of all.
+policy has the attribute `epsilon`, a number or a schedule, the trainer logs it; where it has `streams`, an actor
+process sets it to the number of its first stream and that of all.
 
 `Switching`, `AdvSwitch` and `Mixture`, from mixtures.py, are made of such policies.
 """
@@ -19,6 +19,7 @@ the number of its first stream and that of all.
 import numpy as np
 from keras import ops
 
+from sota_dqn.checks import check_number, check_probability
 from sota_dqn.mixtures import AdvSwitch, Mixture, Switching
 from sota_dqn.schedules import as_schedule
 from sota_dqn.types import recorded
@@ -54,8 +55,8 @@ class EpsilonGreedy:
 
     def __init__(self, epsilon):
         self.epsilon = as_schedule(epsilon, "epsilon")
-        if not callable(epsilon) and not 0 <= epsilon <= 1:
-            raise ValueError(f"Argument `epsilon` must be in [0, 1]. Received: epsilon={epsilon}")
+        if not callable(epsilon):
+            check_probability(epsilon=epsilon)
 
     def __call__(self, values, uniform, step):
         return _epsilon_greedy(values, uniform, self.epsilon(step))
@@ -75,10 +76,10 @@ class ApeX:
     streams: tuple[int, int] | None = None  # the first here and the number of all, where actor processes share them
 
     def __init__(self, epsilon=0.4, alpha=7.0):
-        if not 0 < epsilon < 1:
-            raise ValueError(f"Argument `epsilon` must be above 0 and below 1. Received: epsilon={epsilon}")
-        if not 0 <= alpha < float("inf"):
-            raise ValueError(f"Argument `alpha` must be at least 0 and finite. Received: alpha={alpha}")
+        check_probability(epsilon=epsilon)
+        if epsilon in (0, 1):
+            raise ValueError(f"Argument `epsilon` must be above 0 and below 1. Received: epsilon={epsilon!r}")
+        check_number(least=0, alpha=alpha)
         self.base = epsilon
         self.alpha = alpha
 
@@ -108,8 +109,8 @@ class Boltzmann:
 
     def __init__(self, temperature):
         self.temperature = as_schedule(temperature, "temperature")
-        if not callable(temperature) and temperature < 0:
-            raise ValueError(f"Argument `temperature` must be at least 0. Received: temperature={temperature}")
+        if not callable(temperature):
+            check_number(least=0, temperature=temperature)
 
     def __call__(self, values, uniform, step):
         temperature = ops.maximum(self.temperature(step), 1e-30)
@@ -129,10 +130,8 @@ class Certainty:
     """
 
     def __init__(self, margin=1.0, base=0.02):
-        if not 0 < margin < float("inf"):
-            raise ValueError(f"Argument `margin` must be above 0 and finite. Received: margin={margin}")
-        if not 0 <= base < float("inf"):
-            raise ValueError(f"Argument `base` must be at least 0 and finite. Received: base={base}")
+        check_number(above=0, margin=margin)
+        check_number(least=0, base=base)
         self.margin = margin
         self.base = base
 

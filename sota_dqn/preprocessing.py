@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from gymnasium import spaces
 
-from sota_dqn.checks import check_positive
+from sota_dqn.checks import check_count
 from sota_dqn.types import recorded
 
 __all__ = ["Preprocessing", "atari", "crop", "grayscale", "one_hot", "resize"]
@@ -99,7 +99,7 @@ def grayscale(frames):
 @recorded
 def resize(height, width):
     """Returns a function that resizes frames by area, `[E, H, W]` or `[E, H, W, C]` uint8, to `height` by `width`."""
-    check_positive(height=height, width=width)
+    check_count(1, height=height, width=width)
 
     def resized(frames):
         frames = _check_frames(frames)
@@ -119,9 +119,7 @@ def crop(top=0, bottom=0, left=0, right=0):
         ValueError: If a side is negative, or nothing would be left of a frame.
     """
     sides = {"top": top, "bottom": bottom, "left": left, "right": right}
-    for name, pixels in sides.items():
-        if not isinstance(pixels, int) or pixels < 0:
-            raise ValueError(f"Argument `{name}` must be an integer of at least 0. Received: {name}={pixels!r}")
+    check_count(0, **sides)
 
     def cropped(frames):
         frames = _check_frames(frames)

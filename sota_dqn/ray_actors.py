@@ -17,6 +17,7 @@ import cloudpickle
 from keras import ops
 
 from sota_dqn.actor_pool import Actors
+from sota_dqn.checks import check_number
 from sota_dqn.processes import SLOTS, Died, actor_environment, pack
 from sota_dqn.remote_actor import RemoteActor
 from sota_dqn.types import recorded
@@ -60,8 +61,7 @@ class RayActors(Actors):
     ):
         if importlib.util.find_spec("ray") is None:
             raise ImportError('Actors on a cluster need Ray: install it by `pip install "sota_dqn[ray]"`.')
-        if not num_cpus >= 0:
-            raise ValueError(f"Argument `num_cpus` must be at least 0. Received: num_cpus={num_cpus}")
+        check_number(least=0, num_cpus=num_cpus)
         super().__init__(
             number,
             steps_per_update=steps_per_update,

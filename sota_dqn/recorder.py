@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sota_dqn.checks import check_count, check_number
 from sota_dqn.files import check_writable, replacing
 
 __all__ = ["Film", "caption", "check_path", "draw_text", "write_film"]
@@ -42,6 +43,7 @@ def write_film(path, frames, *, fps=30, every=1, scale=1.0):
     Raises:
         ImportError: If `path` ends in `.mp4` and imageio-ffmpeg is not installed.
         OSError: If `path` cannot be written.
+        TypeError: If an argument is of the wrong type.
         ValueError: If the suffix is another, an argument is out of range, or there is no frame or an unfit one.
     """
     with Film(path, fps=fps, every=every, scale=scale) as film:
@@ -59,11 +61,8 @@ class Film:
 
     def __init__(self, path, *, fps=30, every=1, scale=1.0):
         self.path = check_path(path)
-        for name, value in (("fps", fps), ("scale", scale)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"Argument `{name}` must be above 0. Received: {name}={value}")
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"Argument `every` must be an integer, at least 1. Received: every={every!r}")
+        check_number(above=0, fps=fps, scale=scale)
+        check_count(1, every=every)
         if self.path.suffix == ".gif" and fps / every > GIF_FPS:
             raise ValueError(
                 f"Argument `every` must be at least {math.ceil(fps / GIF_FPS)} here, as a GIF shows at most {GIF_FPS} "

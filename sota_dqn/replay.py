@@ -4,10 +4,10 @@ observations that are too large for it."""
 import math
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from sota_dqn import backend
+from sota_dqn.checks import check_count
 from sota_dqn.samplers import Uniform
 from sota_dqn.storage import Storage
 from sota_dqn.types import Sample, recorded
@@ -31,10 +31,7 @@ class Replay:
     """
 
     def __init__(self, capacity=100_000, *, sampler=None, device=None):
-        if isinstance(capacity, bool) or not isinstance(capacity, (int, np.integer)):
-            raise TypeError(f"Argument `capacity` must be an integer. Received: capacity={capacity!r}")
-        if capacity < 1:
-            raise ValueError(f"Argument `capacity` must be at least 1. Received: capacity={capacity}")
+        check_count(1, capacity=capacity)
         if device not in (None, "cpu"):
             raise ValueError(f'Argument `device` must be None or "cpu". Received: device={device!r}')
         missing = [] if sampler is None else [name for name in METHODS if not callable(getattr(sampler, name, None))]

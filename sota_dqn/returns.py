@@ -8,11 +8,13 @@ window's rows are told apart: a row counts if it is valid and every row before i
 import numpy as np
 from keras import ops
 
+from sota_dqn.checks import check_bool, check_count, check_number
 from sota_dqn.types import recorded
 
 __all__ = [
     "Bounds",
     "Rescaling",
+    "bootstrapped",
     "longest",
     "lower_bound",
     "n_step",
@@ -73,6 +75,11 @@ def n_step(window, n, discount, *, longest=None):
     return tuple(x[:, n] if longest is None else ops.take(x, n, axis=1) for x in columns)
 
 
+def bootstrapped(returns, discounts, values):
+    """Returns `G + d * value`, and `G` where `d` is 0, whatever the value: it is -inf where no action is legal."""
+    return returns + ops.where(ops.greater(discounts, 0.0), discounts * values, 0.0)
+
+
 def longest(n_step):
     """Returns the most steps of reward of `n_step`, an integer or a schedule, whose first number is its largest."""
     return round(float(n_step(0))) if callable(n_step) else int(n_step)
@@ -98,10 +105,8 @@ class Bounds:
     """
 
     def __init__(self, horizons=4, *, upper=False, return_to_go=False):
-        if isinstance(horizons, bool) or not isinstance(horizons, (int, np.integer)):
-            raise TypeError(f"Argument `horizons` must be an integer. Received: horizons={horizons!r}")
-        if horizons < 1:
-            raise ValueError(f"Argument `horizons` must be at least 1. Received: horizons={horizons}")
+        check_count(1, horizons=horizons)
+        check_bool(upper=upper, return_to_go=return_to_go)
         self.horizons = int(horizons)
         self.upper = bool(upper)
         self.return_to_go = bool(return_to_go)
@@ -126,7 +131,7 @@ def lower_bound(returns, discounts, values, return_to_go=None):
     Returns:
         `[B]`.
     """
-    bound = ops.max(returns + discounts * values, axis=-1)
+    bound = ops.max(bootstrapped(returns, discounts, values), axis=-1)
     return bound if return_to_go is None else ops.maximum(bound, return_to_go)
 
 
@@ -169,8 +174,7 @@ class Rescaling:
     """
 
     def __init__(self, epsilon=1e-3):
-        if not 0 < epsilon < float("inf"):
-            raise ValueError(f"Argument `epsilon` must be above 0 and finite. Received: epsilon={epsilon}")
+        check_number(above=0, epsilon=epsilon)
         self.epsilon = epsilon
 
     def squash(self, x):

@@ -3,12 +3,11 @@
 A sampler is a class with the five methods of `Uniform`. To add one, write it here; the replay needs nothing else.
 """
 
-import numbers
-
 import keras
 from keras import ops
 
 from sota_dqn import backend
+from sota_dqn.checks import check_number, check_probability
 from sota_dqn.schedules import as_schedule, linear
 from sota_dqn.types import recorded
 
@@ -152,16 +151,12 @@ class Prioritized:
     """
 
     def __init__(self, alpha=0.6, beta=None, *, epsilon=1e-6):
-        for name, value in (("alpha", alpha), ("epsilon", epsilon)):
-            if not isinstance(value, numbers.Real):
-                raise TypeError(f"Argument `{name}` must be a number. Received: {name}={value!r}")
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if isinstance(value, numbers.Real) and not 0 <= float(value) <= 1:
-                raise ValueError(f"Argument `{name}` must be between 0 and 1. Received: {name}={value}")
-        if not epsilon > 0:
-            raise ValueError(f"Argument `epsilon` must be above 0. Received: epsilon={epsilon}")
+        check_probability(alpha=alpha)
+        check_number(above=0, epsilon=epsilon)
         self.alpha = alpha
         self.beta = as_schedule(linear(0.4, 1.0, steps=100_000) if beta is None else beta, "beta")
+        if not (beta is None or callable(beta)):
+            check_probability(beta=beta)
         self.epsilon = epsilon
 
     def build(self, num_rows):

@@ -5,11 +5,11 @@ answer in kind. To add one, write a function that returns a function of `step`, 
 checkpoint can name it. Any function of one number serves as a schedule without being listed here.
 """
 
-import math
 import numbers
 
 from keras import ops
 
+from sota_dqn.checks import check_number, is_number
 from sota_dqn.types import recorded
 
 __all__ = ["as_schedule", "constant", "exponential", "linear"]
@@ -18,7 +18,8 @@ __all__ = ["as_schedule", "constant", "exponential", "linear"]
 @recorded
 def constant(value):
     """Returns a schedule that is always `value`."""
-    value = _finite("value", value)
+    check_number(value=value)
+    value = float(value)
     return lambda step: value
 
 
@@ -34,10 +35,10 @@ def linear(initial, final, *, steps, start=0):
         steps: Environment steps between the two, above 0.
         start: The environment step at which the line begins, at least 0.
     """
-    initial, final = _finite("initial", initial), _finite("final", final)
-    steps, start = _positive("steps", steps), _finite("start", start)
-    if start < 0:
-        raise ValueError(f"Argument `start` must be at least 0. Received: start={start}")
+    check_number(initial=initial, final=final)
+    check_number(above=0, steps=steps)
+    check_number(least=0, start=start)
+    initial, final, steps, start = float(initial), float(final), float(steps), float(start)
 
     def schedule(step):
         if isinstance(step, numbers.Real):
@@ -60,8 +61,9 @@ def exponential(initial, final, *, half_life):
         final: The value that is approached.
         half_life: Environment steps, above 0.
     """
-    initial, final = _finite("initial", initial), _finite("final", final)
-    half_life = _positive("half_life", half_life)
+    check_number(initial=initial, final=final)
+    check_number(above=0, half_life=half_life)
+    initial, final, half_life = float(initial), float(final), float(half_life)
 
     def schedule(step):
         if isinstance(step, numbers.Real):
@@ -82,24 +84,11 @@ def as_schedule(value, name="value"):
 
     Raises:
         TypeError: If `value` is neither.
+        ValueError: If it is a number that is not finite.
     """
     if callable(value):
         return value
-    if isinstance(value, numbers.Real):
-        return constant(value)
-    raise TypeError(f"Argument `{name}` must be a number or a function of the step. Received: {name}={value!r}")
-
-
-def _finite(name, value):
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"Argument `{name}` must be a number. Received: {name}={value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"Argument `{name}` must be finite. Received: {name}={value}")
-    return float(value)
-
-
-def _positive(name, value):
-    value = _finite(name, value)
-    if value <= 0:
-        raise ValueError(f"Argument `{name}` must be above 0. Received: {name}={value}")
-    return value
+    if not is_number(value):
+        raise TypeError(f"Argument `{name}` must be a number or a function of the step. Received: {name}={value!r}")
+    check_number(**{name: value})
+    return constant(value)

@@ -3,7 +3,7 @@
 from keras import ops, tree
 
 from sota_dqn import backend, returns
-from sota_dqn.checks import check_positive
+from sota_dqn.checks import check_count, check_count_or_none, check_probability
 from sota_dqn.learner import Learner
 from sota_dqn.models import differs_in_training
 from sota_dqn.targets import checked, value_of
@@ -31,19 +31,18 @@ class Sequences:
     """
 
     def __init__(self, length=20, *, burn_in=5, period=None, initial_state="stored", eta=0.9):
-        check_positive(length=length, period=period)
-        if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
-            raise ValueError(f"Argument `burn_in` must be an integer of at least 0. Received: burn_in={burn_in!r}")
+        check_count(1, length=length)
+        check_count(0, burn_in=burn_in)
+        check_count_or_none(1, period=period)
+        check_probability(eta=eta)
         if initial_state not in ("stored", "learned", "zero"):
             raise ValueError(
                 'Argument `initial_state` must be "stored", "learned" or "zero". '
                 f"Received: initial_state={initial_state!r}"
             )
-        if not 0 <= eta <= 1:
-            raise ValueError(f"Argument `eta` must be in [0, 1]. Received: eta={eta}")
-        self.length = length
-        self.burn_in = burn_in
-        self.period = max(1, length // 2) if period is None else period
+        self.length = int(length)
+        self.burn_in = int(burn_in)
+        self.period = int(max(1, length // 2) if period is None else period)
         self.initial_state = initial_state
         self.eta = eta
 
@@ -108,8 +107,10 @@ class SequenceLearner(Learner):
 
         def loss():
             values = self.unroll(observations, states, begun, training=True)  # [B, L + H, A]
-            y = ops.stop_gradient(self.targets(window, values if calm is None else calm, judged, step))  # [B, L]
+            y = ops.stop_gradient(self.targets(window, values if calm is None else calm, judged, step))
             q = value_of(values[:, : self.sequences.length], action)
+            # What does not count must be finite to count for nothing: a final observation may have no legal action.
+            q, y = (ops.where(counted > 0, x, 0.0) for x in (q, y))  # [B, L]
             losses = ops.reshape(self._losses(ops.reshape(q, (-1,)), ops.reshape(y, (-1,)), lower), counted.shape)
             losses = ops.expand_dims(sample.weights, -1) * counted * losses
             total = ops.sum(losses) / ops.maximum(ops.sum(counted), 1.0)
@@ -193,8 +194,8 @@ class SequenceLearner(Learner):
             return ops.reshape(ops.take_along_axis(all_values, after, axis=1), (-1, num_actions))  # [B L, A]
 
         next_state = NextState(values=bootstrap(values), target_values=bootstrap(judged), step=step)
-        y = self.squash(gained + discounts * self.unsquash(checked(self.target(next_state), next_state)))
-        return ops.reshape(y, (-1, length))
+        next_values = self.unsquash(checked(self.target(next_state), next_state))
+        return ops.reshape(self.squash(returns.bootstrapped(gained, discounts, next_values)), (-1, length))
 
     def lower_bounds(self, rows, window, judged):
         """Returns the lower bounds of `returns.py` on the values of the trained steps' actions, `[B L]`.

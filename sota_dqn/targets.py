@@ -6,17 +6,16 @@ one, decorated with `recorded` so that a checkpoint can name it. A trainer witho
 own values as `target_values`, so every target works without one.
 """
 
-import numbers
-
 from keras import ops
 
+from sota_dqn.checks import check_number, check_probability
 from sota_dqn.types import recorded
 
 __all__ = ["checked", "double", "expected_sarsa", "maximum", "mellowmax", "value_of"]
 
 
 def value_of(values, action):
-    """Returns the value of the action taken, `values[..., action]`.
+    """Returns the value of the action taken, `values[..., action]`, whatever those of the others: they may be infinite.
 
     Args:
         values: `[..., A]`.
@@ -25,7 +24,8 @@ def value_of(values, action):
     Returns:
         `[...]` float32.
     """
-    return ops.sum(values * ops.one_hot(action, values.shape[-1], dtype="float32"), axis=-1)
+    taken = ops.equal(ops.expand_dims(action, -1), ops.arange(values.shape[-1]))
+    return ops.sum(ops.where(taken, values, 0.0), axis=-1)
 
 
 def checked(found, next_state):
@@ -62,10 +62,7 @@ def mellowmax(omega):
         omega: Above 0, in one over the unit of the values. The authors took 1, 2 or 5 for classic control and 30 for
             Seaquest.
     """
-    if not isinstance(omega, numbers.Real):
-        raise TypeError(f"Argument `omega` must be a number. Received: omega={omega!r}")
-    if not 0 < float(omega) < float("inf"):
-        raise ValueError(f"Argument `omega` must be finite and above 0. Received: omega={omega}")
+    check_number(above=0, omega=omega)
 
     def target(next_state):
         values = next_state.target_values
@@ -84,22 +81,20 @@ def expected_sarsa(epsilon):
 
     `(1 - epsilon) Q-(s', argmax_a Q(s', a)) + epsilon mean_a Q-(s', a)`, after van Seijen, van Hasselt, Whiteson and
     Wiering, 2009. The greedy action is the model's, as it is for the policy that acts, and the target model judges
-    all of them, so that `expected_sarsa(0)` is `double`.
+    all of them, so that `expected_sarsa(0)` is `double`. The mean leaves out actions of value -inf, by which a model
+    says that they are not legal.
 
     Args:
         epsilon: A number in [0, 1], or a schedule that is asked at `next_state.step`.
     """
     if not callable(epsilon):
-        if not isinstance(epsilon, numbers.Real):
-            raise TypeError(
-                f"Argument `epsilon` must be a number or a function of the step. Received: epsilon={epsilon!r}"
-            )
-        if not 0 <= float(epsilon) <= 1:
-            raise ValueError(f"Argument `epsilon` must be in [0, 1]. Received: epsilon={epsilon}")
+        check_probability(epsilon=epsilon)
 
     def target(next_state):
         probability = epsilon(next_state.step) if callable(epsilon) else epsilon
-        mean = ops.mean(next_state.target_values, axis=-1)
+        values = next_state.target_values
+        legal = ops.greater(values, -float("inf"))
+        mean = ops.sum(ops.where(legal, values, 0.0), axis=-1) / ops.sum(ops.cast(legal, "float32"), axis=-1)
         return (1.0 - probability) * double(next_state) + probability * mean
 
     return target

@@ -6,7 +6,6 @@
 import abc
 import contextlib
 import math
-import numbers
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from sota_dqn import backend, snapshot
 from sota_dqn.acting import connect, make_actor, make_pace
 from sota_dqn.actor_pool import as_actors
 from sota_dqn.atari import is_game, native
-from sota_dqn.checks import check_positive, check_seed
+from sota_dqn.checks import check_bool_or_none, check_count, check_count_or_none, check_number
 from sota_dqn.choice import Choice
 from sota_dqn.environments import closing_on_error
 from sota_dqn.evaluation import check_evaluation
@@ -24,7 +23,7 @@ from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.replay import Replay
 from sota_dqn.reporting import Epoch
 from sota_dqn.samplers import Uniform
-from sota_dqn.schedules import linear
+from sota_dqn.schedules import as_schedule, linear
 from sota_dqn.storage import merge_frames
 from sota_dqn.trainer_base import TrainerBase
 
@@ -57,9 +56,13 @@ class Trainer(TrainerBase):
         report_every,
         seed,
     ):
-        check_positive(num_envs=num_envs, frame_stack=frame_stack, batch_size=batch_size, report_every=report_every)
-        check_positive(updates_per_call=updates_per_call, learning_starts=learning_starts)
-        _check_parts(replay, policy, batch_size, updates_per_step, seed)
+        check_count(1, batch_size=batch_size, report_every=report_every)
+        check_count_or_none(1, num_envs=num_envs, frame_stack=frame_stack)
+        check_count_or_none(1, updates_per_call=updates_per_call, learning_starts=learning_starts)
+        check_count(0, seed=seed)
+        check_number(above=0, updates_per_step=updates_per_step)
+        check_bool_or_none(clip_rewards=clip_rewards)
+        _check_parts(replay, policy, batch_size)
         self.batch_size = batch_size
         self.updates_per_step = updates_per_step
         self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
@@ -242,15 +245,11 @@ class Trainer(TrainerBase):
 
     def _epsilon(self):
         epsilon = getattr(self.policy, "epsilon", None)
-        return math.nan if epsilon is None else float(epsilon(self.steps))
+        return math.nan if epsilon is None else float(as_schedule(epsilon, "policy.epsilon")(self.steps))
 
 
-def _check_parts(replay, policy, batch_size, updates_per_step, seed):
+def _check_parts(replay, policy, batch_size):
     """Raises ValueError or TypeError where one of these cannot be used."""
-    if not isinstance(updates_per_step, numbers.Real) or not 0 < float(updates_per_step) < math.inf:
-        raise ValueError(
-            f"Argument `updates_per_step` must be a number above 0. Received: updates_per_step={updates_per_step!r}"
-        )
     if replay is not None and not isinstance(replay, Replay):
         raise TypeError(f"Argument `replay` must be a `Replay`. Received: replay={replay!r}")
     if replay is not None:
@@ -264,4 +263,6 @@ def _check_parts(replay, policy, batch_size, updates_per_step, seed):
         )
     if isinstance(policy, type) or policy is not None and not callable(policy) and not isinstance(policy, Selection):
         raise TypeError(f"Argument `policy` must be a function of values. Received: policy={policy!r}")
-    check_seed(seed)
+    epsilon = getattr(policy, "epsilon", None)
+    if epsilon is not None:
+        as_schedule(epsilon, "policy.epsilon")

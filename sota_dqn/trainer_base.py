@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from sota_dqn import atari, callbacks, checkpoint, snapshot
-from sota_dqn.checks import check_epsilon, check_positive, check_seed
+from sota_dqn.checks import check_count, check_count_or_none, check_probability
 from sota_dqn.choice import Choice, Frames
 from sota_dqn.environments import episode_seeds
 from sota_dqn.evaluation import describe, make_evaluation_factory, play_episodes, summarize
@@ -122,7 +122,7 @@ class TrainerBase(abc.ABC):
                 or else to the directory that the error names.
             KeyboardInterrupt: After Ctrl-C, when the running step is complete. Training can go on from there.
         """
-        check_positive(steps=steps, episodes=episodes)
+        check_count_or_none(1, steps=steps, episodes=episodes)
         self.check_compiled()
         if steps is None and episodes is None:
             raise ValueError("Argument `steps` or `episodes` must be given. Received: steps=None, episodes=None")
@@ -157,12 +157,12 @@ class TrainerBase(abc.ABC):
         Returns:
             A dict of `return_mean`, `return_std`, `returns`, `lengths` (environment steps), `seeds` and `protocol`.
         """
-        check_positive(episodes=episodes)
-        check_epsilon(epsilon)
+        check_count(1, episodes=episodes)
+        check_probability(epsilon=epsilon)
         if seed is None:
             self.evaluations += 1
         else:
-            check_seed(seed)
+            check_count(0, seed=seed)
         # Streams count from 0: no episode of training shares these seeds.
         seeds = episode_seeds([self.seed, 2**32 - 1, self.evaluations] if seed is None else [seed], episodes)
         self._evaluated.random = np.random.default_rng(seeds)

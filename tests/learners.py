@@ -19,6 +19,24 @@ def linear_model(kernel):
     return model
 
 
+class Masked(keras.layers.Layer):
+    """Puts `value` in the place of the last action's, and of every action's where a feature is beyond `limit`.
+
+    So does a model that knows which actions are legal: in a state that terminates an episode there may be none.
+    """
+
+    def __init__(self, value, *, feature=0, limit=5.0):
+        super().__init__()
+        self.value = value
+        self.feature = feature
+        self.limit = limit
+
+    def call(self, values, observation):
+        over = keras.ops.abs(observation[..., self.feature : self.feature + 1]) > self.limit
+        last = keras.ops.arange(values.shape[-1]) == values.shape[-1] - 1
+        return keras.ops.where(keras.ops.logical_or(over, last), self.value, values)
+
+
 def make_learner(model, replay, *, optimizer=None, observation=(3,), rows=None, returns=None, **changes):
     """Returns a learner whose replay holds `rows`, `Steps` `[E, T, ...]`, and the returns to go `[E, T]`, if any."""
     settings = {

@@ -518,7 +518,10 @@ def test_bad_actors(settings, error, message):
         ({"number": 1, "steps_per_update": 2}, ValueError, "Argument `steps_per_update`"),
         ({"number": 1, "steps_per_update": (math.inf, math.inf)}, ValueError, "Argument `steps_per_update`"),
         ({"number": None}, TypeError, "Argument `number` must be an integer. Received: number=None"),
-        ({"number": 1, "restarts": -1}, ValueError, "Argument `restarts` must be an integer of at least 0"),
+        ({"number": 1, "restarts": -1}, ValueError, "Argument `restarts` must be at least 0"),
+        ({"number": 1, "restarts": True}, TypeError, "Argument `restarts` must be an integer"),
+        ({"number": 1, "weights_every": None}, TypeError, "Argument `weights_every` must be an integer"),
+        ({"number": 1, "steps_per_update": ("a", "b")}, ValueError, "Argument `steps_per_update`"),
         ({"number": 1, "weights_every": 0}, ValueError, "Argument `weights_every` must be at least 1"),
     ],
 )

@@ -109,17 +109,31 @@ def test_the_protocol_of_a_game_as_it_is_registered():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "error", "message"),
     [
-        ({"frameskip": 0}, "`frameskip` must be at least 1. Received: frameskip=0"),
-        ({"noop_max": -1}, "`noop_max` must be an integer of at least 0. Received: noop_max=-1"),
-        ({"repeat_action_probability": 1.5}, "between 0 and 1. Received: repeat_action_probability=1.5"),
-        ({"img_height": 0}, "`img_height` must be at least 1"),
+        ({"frameskip": 0}, ValueError, "`frameskip` must be at least 1. Received: frameskip=0"),
+        ({"noop_max": -1}, ValueError, "`noop_max` must be at least 0. Received: noop_max=-1"),
+        ({"num_threads": -1}, ValueError, "`num_threads` must be at least 0. Received: num_threads=-1"),
+        ({"repeat_action_probability": 1.5}, ValueError, "between 0 and 1. Received: repeat_action_probability=1.5"),
+        ({"repeat_action_probability": "a"}, TypeError, "`repeat_action_probability` must be a number"),
+        ({"img_height": 0}, ValueError, "`img_height` must be at least 1"),
+        ({"img_width": None}, TypeError, "`img_width` must be an integer"),
+        ({"life_loss": "x"}, TypeError, "`life_loss` must be True or False. Received: life_loss='x'"),
+        ({"raw": 1}, TypeError, "`raw` must be True or False. Received: raw=1"),
     ],
 )
-def test_bad_options(settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_options(settings, error, message):
+    with pytest.raises(error, match=message):
         Atari(BREAKOUT, **settings)
+
+
+def test_numbers_of_numpy():
+    plain = {"frameskip": 3, "noop_max": 0, "img_height": 20, "life_loss": False, "repeat_action_probability": 0.5}
+    ours = Atari(BREAKOUT, **{name: np.array(value)[()] for name, value in plain.items()})
+    assert ours.protocol == Atari(BREAKOUT, **plain).protocol
+    games = ours.make_vector(2)  # ale-py itself refuses a frame skip of NumPy
+    assert games.single_observation_space.shape == (20, 84)
+    games.close()
 
 
 @pytest.mark.parametrize("env", [BREAKOUT, "Breakout-v4"])

@@ -221,8 +221,8 @@ def test_progress_says_all_that_is_known(now):
     text = progress(Tape(), now, [10_000], steps=40_000, seconds=30)
     figures = "return 123.5  eval 475.0  epsilon 0.05  loss 1.23e-02  2,346 steps/s  1,173 updates/s"
     assert text.splitlines() == [
-        f"10,000/40,000 steps (25 %)  60 episodes  {figures}  1:30 left",
-        f"10,000/40,000 steps (25 %)  60 episodes  {figures}  took 0:30",
+        f"10,000/40,000 steps (25 %)  60 episodes  1:30 left  {figures}",
+        f"10,000/40,000 steps (25 %)  60 episodes  took 0:30  {figures}",
     ]
 
 
@@ -231,14 +231,14 @@ def test_progress_counts_time_from_where_this_training_began(now):
     # 10,000 of 30,000 steps in 4,000 seconds: 8,000 are left.
     line = progress(trainer, now, [20_000], steps=40_000, seconds=4000).splitlines()[0]
     assert line.startswith("20,000/40,000 steps (50 %)")
-    assert line.endswith("2:13:20 left")
+    assert "  2:13:20 left  " in line
 
 
 def test_progress_of_a_number_of_episodes(now):
     trainer = Tape(history={"steps": [500.0], "episodes": [40.0]})
     line = progress(trainer, now, [10_000], episodes=100, seconds=10).splitlines()[0]
     assert line.startswith("10,000 steps  60/100 episodes (60 %)")
-    assert line.endswith("0:20 left")
+    assert "  0:20 left  " in line
 
 
 def test_progress_writes_a_line_in_ten_seconds_to_a_file(now):
@@ -271,12 +271,13 @@ def test_progress_rewrites_one_line_on_a_terminal(monkeypatch, now):
         def isatty(self):
             return True
 
-    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("COLUMNS", "50")
     text = progress(Tape(), now, range(10, 50, 10), steps=40, stream=Terminal())
     assert text.count("\n") == 1 and text.endswith("\n")
     lines = [line.removesuffix("\x1b[K") for line in text.rstrip("\n").split("\r")[1:]]
     assert [line.split()[0] for line in lines] == ["10/40", "20/40", "30/40", "40/40", "40/40"]
-    assert all(len(line) == 29 for line in lines)  # a longer line would wrap and stay
+    # A longer line would wrap and stay: what does not fit is left out, and not cut.
+    assert lines[1] == "20/40 steps (50 %)  60 episodes  0:08 left"
 
 
 def test_progress_goes_to_the_standard_output(now, capsys):
@@ -307,19 +308,41 @@ def test_callbacks_of_the_user_hear_of_episodes():
     ("make", "received"),
     [
         (lambda: callbacks.Evaluation(0), "evaluate_every=0"),
-        (lambda: callbacks.Evaluation(1.5), "evaluate_every=1.5"),
         (lambda: callbacks.Evaluation(episodes=0), "episodes=0"),
         (lambda: callbacks.Evaluation(consecutive=0), "consecutive=0"),
         (lambda: callbacks.Evaluation(best_model="best.h5"), "best_model='best.h5'"),
         (lambda: callbacks.Checkpoint("run", save_every=0), "save_every=0"),
         (lambda: callbacks.LearningCurve("curve.svg"), "path='curve.svg'"),
         (lambda: callbacks.LearningCurve("curve.png", every=-1), "every=-1"),
+        (lambda: callbacks.RunLog("run", every="x"), "every='x'"),
+        (lambda: callbacks.Evaluation(stop_at=math.nan), "stop_at=nan"),
     ],
 )
 def test_arguments_are_checked(make, received):
     with pytest.raises(ValueError, match=r"Argument `\w+` must .*\. Received: ") as error:
         make()
     assert str(error.value).endswith(received)
+
+
+@pytest.mark.parametrize(
+    ("make", "received"),
+    [
+        (lambda: callbacks.Evaluation(1.5), "evaluate_every=1.5"),
+        (lambda: callbacks.Evaluation(episodes=True), "episodes=True"),
+        (lambda: callbacks.Evaluation(consecutive=None), "consecutive=None"),
+        (lambda: callbacks.Evaluation(stop_at="x"), "stop_at='x'"),
+        (lambda: callbacks.Evaluation(epsilon="half"), "epsilon='half'"),
+        (lambda: callbacks.Checkpoint("run", replay="no"), "replay='no'"),
+    ],
+)
+def test_types_are_checked(make, received):
+    with pytest.raises(TypeError, match=r"Argument `\w+` must .*\. Received: ") as error:
+        make()
+    assert str(error.value).endswith(received)
+
+
+def test_numbers_of_numpy():
+    assert callbacks.Evaluation(np.int64(5), episodes=np.int32(2), stop_at=np.float32(1)).evaluate_every == 5
 
 
 def test_the_best_model_stays_when_evaluations_come_at_other_steps(tmp_path):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from learners import BATCH, CAPACITY, ROWS, STREAMS, UPDATES, linear_model, make_learner, one_row, random_rows
+from learners import BATCH, CAPACITY, ROWS, STREAMS, UPDATES, Masked, linear_model, make_learner, one_row, random_rows
 
 from sota_dqn import Replay, backend, layers, losses, samplers, schedules, targets
 from sota_dqn.returns import Bounds, Rescaling
@@ -227,6 +227,38 @@ def test_rescaled_update_agrees_with_the_oracle(bounds):
         settings |= {"bounds": bounds, "penalty": HE[0]}
         oracle |= {"bounds": bounds, "penalty": HE[1]}
     check_against_oracle(settings, oracle, returns=bool(bounds and bounds.return_to_go))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target": targets.mellowmax(5)},
+        {"target": targets.double, "rescaling": Rescaling()},
+        {"rescaling": Rescaling(), "bounds": Bounds(3, upper=True, return_to_go=True), "penalty": HE[0]},
+    ],
+    ids=["mellowmax", "rescaled double", "rescaled bounds"],
+)
+def test_actions_of_minus_infinity_are_as_if_they_were_not_there(settings):
+    """Updates are those of a model that gives them a very low value instead."""
+    random = np.random.default_rng(7)
+    rows, kernel = random_rows(random, num_actions=2), random.normal(size=(3, 3)).astype("float32")
+    for stream, final in ((0, 6), (0, 15), (1, 4)):  # after a termination no action is legal, and 0 is stored
+        rows.observation[stream, final, 0] = 9.0
+        rows.action[stream, final] = 0
+    traces = []
+    for value in (-np.inf, -1e9):
+        observation = keras.Input((3,))
+        values = keras.layers.Dense(3, use_bias=False)(observation)
+        model = keras.Model(observation, Masked(value)(values, observation))
+        model.set_weights([kernel])
+        replay = Replay(CAPACITY, sampler=samplers.Prioritized(0.7))
+        common = {"rows": rows, "returns": returns_to_go(rows, 0.9), "n_step": 2, "target_update": 0.2}
+        learner = make_learner(model, replay, **common, **settings)
+        traces.append(trace(learner, 2))
+    for name, expected in traces[1].items():
+        assert np.isfinite(traces[0][name]).all(), name
+        np.testing.assert_allclose(traces[0][name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert not np.allclose(traces[0]["weights"], kernel.ravel())
 
 
 @pytest.mark.parametrize(

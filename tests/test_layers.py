@@ -103,13 +103,20 @@ def test_saved_model_loads(tmp_path, random):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ((0,), r"Argument `num_actions` must be an integer, at least 1. Received: num_actions=0"),
-        ((2.0,), r"Argument `num_actions` must be an integer, at least 1. Received: num_actions=2.0"),
-        ((2, 0), r"Argument `units` must be an integer, at least 1. Received: units=0"),
+        ((0,), ValueError, "Argument `num_actions` must be at least 1. Received: num_actions=0"),
+        ((2.0,), TypeError, "Argument `num_actions` must be an integer. Received: num_actions=2.0"),
+        ((True,), TypeError, "Argument `num_actions` must be an integer. Received: num_actions=True"),
+        ((2, 0), ValueError, "Argument `units` must be at least 1. Received: units=0"),
     ],
 )
-def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
         Dueling(*arguments)
+
+
+def test_numbers_of_numpy_can_be_saved():
+    assert [type(Dueling(np.int64(2), np.int32(3)).get_config()[name]) for name in ("num_actions", "units")] == [
+        int
+    ] * 2

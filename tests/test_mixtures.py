@@ -118,6 +118,16 @@ def mixed():
     )
 
 
+def test_restoring_replaces_the_lengths_that_were_seen():
+    before, after = (started(AdvSwitch(Greedy(), Random(), memory=5)) for _ in range(2))
+    for length in (12, 20):
+        before.ended(0, length)
+    after.ended(0, 99)
+    for _ in range(2):
+        after.restore(before.state())
+        assert list(after.seen) == [12, 20] and after.seen.maxlen == 5
+
+
 def test_training_with_a_mixture():
     trainer = make(policy=mixed())
     heard = []
@@ -247,7 +257,8 @@ def test_of_two_parts_the_chosen_one_acts():
             TypeError,
             "Switching is made of functions",
         ),
-        (lambda: Switching(Greedy(), Random(), 1.5), ValueError, r"must be in \[0, 1\]. Received: probability=1.5"),
+        (lambda: Switching(Greedy(), Random(), 1.5), ValueError, "between 0 and 1. Received: probability=1.5"),
+        (lambda: Switching(Greedy(), Random(), "a"), TypeError, "`probability` must be a number"),
         (lambda: AdvSwitch(Greedy(), Random(), margin=0), ValueError, "`margin` must be at least 1"),
     ],
 )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from environments import Counting
 from gymnasium import spaces
+from learners import Masked
 from one_step_runs import (
     METHOD_NAMES,
     linear_model,
@@ -52,6 +53,30 @@ def test_regularization_is_part_of_the_gradient(random):
     plain, _ = make_learner(linear_model(np.ones((3, 2))))
     (with_it,), (without,) = (values(one._gradient(*shared.read(), *nothing)[0]) for one in (learner, plain))
     np.testing.assert_allclose(with_it - without, np.ones((3, 2)), rtol=1e-4)  # of 0.5 w^2
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_actions_of_minus_infinity_are_as_if_they_were_not_there(method, random):
+    """The gradient is that of a model that gives them a very low value instead."""
+    segment = random_segment(random)
+    kernel = random.normal(size=(3, 2)).astype("float32")
+    segment.action[:] = 0
+    segment.observation[2:, 0] = 9.0  # a state that terminates the episode, in which no action is legal
+    segment.mask[2:] = segment.returns[2:] = segment.discount[1:] = 0
+    found = []
+    for value in (-np.inf, -1e9):
+        observation = keras.Input((3,))
+        masked = Masked(value)(keras.layers.Dense(2, use_bias=False)(observation), observation)
+        model = keras.Model(observation, masked)
+        model.set_weights([kernel])
+        model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+        learner, shared = make_learner(model, method)
+        gradients, _, metrics = learner._gradient(*shared.read(), *segment)
+        found.append([*values(gradients), *values(metrics.values())])
+    for ours, expected in zip(*found, strict=True):
+        assert np.isfinite(ours).all()
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    assert found[0][0].any()
 
 
 # One worker
@@ -475,12 +500,15 @@ def test_pictures_in_stacks_are_preprocessed_everywhere(tmp_path):
         ({"local_max_steps": 0}, ValueError, "`local_max_steps` must be at least 1"),
         ({"target_network_update": 0}, ValueError, "`target_network_update` must be at least 1"),
         ({"discount": 1.5}, ValueError, "`discount` must be between 0 and 1"),
-        ({"discount": None}, ValueError, "`discount` must be between 0 and 1. Received: discount=None"),
-        ({"discount": "0.9"}, ValueError, "`discount` must be between 0 and 1. Received: discount='0.9'"),
+        ({"discount": None}, TypeError, "`discount` must be a number. Received: discount=None"),
+        ({"discount": True}, TypeError, "`discount` must be a number. Received: discount=True"),
+        ({"report_every": None}, TypeError, "`report_every` must be an integer"),
+        ({"clip_rewards": "yes"}, TypeError, "`clip_rewards` must be True or False. Received: clip_rewards='yes'"),
         ({"final_epsilons": {}}, ValueError, "`final_epsilons` must be a dict"),
         ({"final_epsilons": {2.0: 1.0}}, ValueError, "`final_epsilons` must be a dict"),
         ({"final_epsilons": 0.1}, ValueError, "`final_epsilons` must be a dict"),
-        ({"seed": -1}, ValueError, "`seed` must be an integer"),
+        ({"final_epsilons": {True: 1.0}}, ValueError, "`final_epsilons` must be a dict"),
+        ({"seed": -1}, ValueError, "`seed` must be at least 0"),
         ({"frame_stack": 0}, ValueError, "`frame_stack` must be at least 1"),
         ({"env": "Pendulum-v1"}, ValueError, "needs a Discrete action space; Box is not supported"),
         ({"env": gymnasium.make_vec("CartPole-v1", 2)}, ValueError, "Each worker needs an environment of its own"),

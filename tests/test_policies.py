@@ -139,9 +139,12 @@ def test_policies_remember_how_they_were_made():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: policies.EpsilonGreedy(1.5), ValueError, r"Argument `epsilon` must be in \[0, 1\]. .*epsilon=1.5"),
+        (lambda: policies.EpsilonGreedy(1.5), ValueError, r"Argument `epsilon` must be between 0 and 1. .*epsilon=1.5"),
+        (lambda: policies.EpsilonGreedy(np.nan), ValueError, r"Argument `epsilon` must be finite. .*epsilon=nan"),
+        (lambda: policies.EpsilonGreedy(True), TypeError, r"Argument `epsilon` must be a number or .*epsilon=True"),
         (lambda: policies.EpsilonGreedy("x"), TypeError, r"Argument `epsilon` must be a number or a function .*='x'"),
-        (lambda: policies.Boltzmann(-1), ValueError, r"Argument `temperature` must be at least 0. .*temperature=-1"),
+        (lambda: policies.Boltzmann(-1), ValueError, r"Argument `temperature` must be finite and at least 0. .*=-1"),
+        (lambda: policies.Boltzmann(np.nan), ValueError, r"Argument `temperature` must be finite. .*temperature=nan"),
         (lambda: policies.Boltzmann(None), TypeError, r"Argument `temperature` must be a number or .*temperature=None"),
     ],
 )
@@ -176,9 +179,9 @@ def test_certainty_by_hand():
     ("make", "message"),
     [
         (lambda: policies.ApeX(epsilon=0), "`epsilon` must be above 0 and below 1. Received: epsilon=0"),
-        (lambda: policies.ApeX(alpha=-1), "`alpha` must be at least 0 and finite. Received: alpha=-1"),
-        (lambda: policies.Certainty(margin=0), "`margin` must be above 0 and finite. Received: margin=0"),
-        (lambda: policies.Certainty(base=-0.1), "`base` must be at least 0 and finite. Received: base=-0.1"),
+        (lambda: policies.ApeX(alpha=-1), "`alpha` must be finite and at least 0. Received: alpha=-1"),
+        (lambda: policies.Certainty(margin=0), "`margin` must be finite and above 0. Received: margin=0"),
+        (lambda: policies.Certainty(base=-0.1), "`base` must be finite and at least 0. Received: base=-0.1"),
     ],
 )
 def test_bad_settings_of_the_others(make, message):

@@ -163,5 +163,7 @@ def test_frames_that_do_not_fit(function, frames, message):
 def test_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match="`height` must be at least 1. Received: height=0"):
         preprocessing.resize(0, 84)
-    with pytest.raises(ValueError, match="`left` must be an integer of at least 0. Received: left=-1"):
+    with pytest.raises(TypeError, match="`height` must be an integer. Received: height=None"):
+        preprocessing.resize(None, 84)
+    with pytest.raises(ValueError, match="`left` must be at least 0. Received: left=-1"):
         preprocessing.crop(left=-1)

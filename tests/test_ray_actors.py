@@ -80,7 +80,7 @@ def test_ray_is_not_there(monkeypatch):
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="Argument `num_cpus` must be at least 0. Received: num_cpus=-1"):
+    with pytest.raises(ValueError, match="Argument `num_cpus` must be finite and at least 0. Received: num_cpus=-1"):
         RayActors(1, num_cpus=-1)
     with pytest.raises(ValueError, match="Argument `number` must be at least 1"):
         RayActors(0)

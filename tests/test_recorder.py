@@ -173,7 +173,6 @@ def test_mp4_without_ffmpeg_names_the_extra(tmp_path, monkeypatch):
         ({"scale": 0}, "scale=0"),
         ({"scale": float("inf")}, "scale=inf"),
         ({"every": 0}, "every=0"),
-        ({"every": 1.5}, "every=1.5"),
         ({"fps": 60}, "every=1, fps=60"),
     ],
 )
@@ -181,6 +180,13 @@ def test_arguments_are_checked(tmp_path, arguments, received):
     with pytest.raises(ValueError, match=r"Argument `\w+` must ") as error:
         recorder.Film(tmp_path / "film.gif", **arguments)
     assert str(error.value).endswith(f"Received: {received}")
+
+
+@pytest.mark.parametrize("arguments", [{"every": 1.5}, {"every": None}, {"fps": "30"}, {"scale": True}], ids=str)
+def test_types_are_checked(tmp_path, arguments):
+    ((name, value),) = arguments.items()
+    with pytest.raises(TypeError, match=f"Argument `{name}` must be .*Received: {name}={value!r}"):
+        recorder.Film(tmp_path / "film.gif", **arguments)
 
 
 def test_gif_says_how_many_frames_to_skip(tmp_path):

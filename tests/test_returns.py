@@ -198,6 +198,15 @@ def test_bounds_are_tight_on_the_true_values(random):
     np.testing.assert_allclose(numpy(lower, upper), np.full((2, 1), value[row]), rtol=1e-4)
 
 
+def test_no_value_counts_after_a_termination():
+    """Not even that of a state without legal actions."""
+    found = numpy(*compiled(lambda *given: (returns.bootstrapped(*given), returns.lower_bound(*given)))(
+        np.float32([[1, 2]]), np.float32([[0, 0.5]]), np.float32([[-np.inf, 3]])
+    ))  # fmt: skip
+    np.testing.assert_array_equal(found[0], [[1, 3.5]])
+    np.testing.assert_array_equal(found[1], [3.5])
+
+
 def test_bounds_hold_what_they_were_given():
     bounds = returns.Bounds(3, upper=True)
     assert (bounds.horizons, bounds.upper, bounds.return_to_go) == (3, True, False)
@@ -215,6 +224,8 @@ def test_bounds_hold_what_they_were_given():
 def test_bad_arguments(horizons, error, message):
     with pytest.raises(error, match=message):
         returns.Bounds(horizons)
+    with pytest.raises(TypeError, match="Argument `upper` must be True or False. Received: upper='no'"):
+        returns.Bounds(upper="no")
 
 
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-2])
@@ -234,5 +245,7 @@ def test_rescaling_by_hand():
     rescaling = returns.Rescaling(0.01)
     (found,) = numpy(rescaling.squash(np.float32([3, -8, 0])))
     np.testing.assert_allclose(found, [1.03, -2.08, 0], rtol=1e-6)
-    with pytest.raises(ValueError, match="Argument `epsilon` must be above 0 and finite. Received: epsilon=0"):
+    with pytest.raises(ValueError, match="Argument `epsilon` must be finite and above 0. Received: epsilon=0"):
         returns.Rescaling(0)
+    with pytest.raises(TypeError, match="Argument `epsilon` must be a number. Received: epsilon='a'"):
+        returns.Rescaling("a")

@@ -282,7 +282,9 @@ def test_fused_equals_one_by_one(random):
     [
         ({"alpha": -0.1}, "Argument `alpha` must be between 0 and 1. Received: alpha=-0.1"),
         ({"alpha": 1.1}, "Argument `alpha` must be between 0 and 1. Received: alpha=1.1"),
-        ({"epsilon": 0}, "Argument `epsilon` must be above 0. Received: epsilon=0"),
+        ({"epsilon": 0}, "Argument `epsilon` must be finite and above 0. Received: epsilon=0"),
+        ({"epsilon": np.inf}, "Argument `epsilon` must be finite and above 0. Received: epsilon=inf"),
+        ({"beta": np.nan}, "Argument `beta` must be finite. Received: beta=nan"),
         ({"beta": 1.5}, "Argument `beta` must be between 0 and 1. Received: beta=1.5"),
         ({"beta": -1}, "Argument `beta` must be between 0 and 1. Received: beta=-1"),
     ],
@@ -299,3 +301,5 @@ def test_bad_types():
         samplers.Prioritized(beta="1")
     with pytest.raises(TypeError, match="Argument `alpha` must be a number. Received: alpha='a'"):
         samplers.Prioritized(alpha="a")
+    with pytest.raises(TypeError, match="Argument `alpha` must be a number. Received: alpha=True"):
+        samplers.Prioritized(alpha=True)

@@ -73,9 +73,21 @@ def test_schedules_remember_how_they_were_made():
         (lambda: schedules.constant(np.inf), ValueError, r"Argument `value` must be finite. Received: value=inf"),
         (lambda: schedules.linear(None, 0, steps=1), TypeError, r"Argument `initial` must be a number. .*=None"),
         (lambda: schedules.linear(0, np.nan, steps=1), ValueError, r"Argument `final` must be finite. .*=nan"),
-        (lambda: schedules.linear(1, 0, steps=0), ValueError, r"Argument `steps` must be above 0. Received: steps=0"),
-        (lambda: schedules.linear(1, 0, steps=1, start=-1), ValueError, r"Argument `start` must be at least 0. .*=-1"),
-        (lambda: schedules.exponential(1, 0, half_life=-2), ValueError, r"Argument `half_life` must be above 0. .*=-2"),
+        (
+            lambda: schedules.linear(1, 0, steps=0),
+            ValueError,
+            r"Argument `steps` must be finite and above 0. Received: steps=0",
+        ),
+        (
+            lambda: schedules.linear(1, 0, steps=1, start=-1),
+            ValueError,
+            r"Argument `start` must be finite and at least 0. .*=-1",
+        ),
+        (
+            lambda: schedules.exponential(1, 0, half_life=-2),
+            ValueError,
+            r"Argument `half_life` must be finite and above 0. .*=-2",
+        ),
         (
             lambda: schedules.as_schedule("x", "beta"),
             TypeError,

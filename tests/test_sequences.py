@@ -1,5 +1,7 @@
 """Recurrent models in training: stored states, targets and losses of sequences, burn-in, whole runs that resume."""
 
+import math
+
 import gymnasium
 import keras
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import reference
 from gymnasium import spaces
 from keras import layers, ops
+from learners import Masked
 from runs import assert_same, make
 from test_dqn import returns_to_go
 
@@ -203,6 +206,25 @@ def test_an_update_agrees_with_one_step_by_step(initial, settings, random):
     np.testing.assert_array_equal(after[others], before[others])
 
 
+def test_actions_of_minus_infinity_are_as_if_they_were_not_there():
+    """A run is that of a model that gives them a very low value instead; where the pole has fallen, none is legal."""
+    runs = []
+    for value in (-np.inf, -1e9):
+        keras.utils.set_random_seed(0)
+        observation = keras.Input((None, 4))
+        values = layers.Dense(2)(layers.LSTM(3, return_sequences=True)(observation))
+        model = keras.Model(observation, Masked(value, feature=2, limit=math.radians(12))(values, observation))
+        parts = {"bounds": returns.Bounds(2, return_to_go=True), "rescaling": returns.Rescaling()}
+        trainer = build(model=model, policy=policies.Greedy(), **parts)
+        trainer.train(120, verbose=0)
+        assert (rows_of(trainer)["terminated"] > 0).any()
+        runs.append([*model.get_weights(), *(trainer.history[name] for name in ("loss", "q", "td_error"))])
+        trainer.close()
+    for ours, expected in zip(*runs, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(runs[0][-1]).any()
+
+
 def test_the_learned_state_is_trained_where_episodes_begin():
     """Not where they begin in the burn-in, through which no gradient passes, nor where none begins."""
     trainer = build(sequences=Sequences(LENGTH, burn_in=BURN_IN, period=3, initial_state="learned"))
@@ -375,15 +397,23 @@ def test_a_cue_is_remembered(tmp_path):
     ("settings", "error", "message"),
     [
         ({"length": 0}, ValueError, "`length` must be at least 1. Received: length=0"),
-        ({"burn_in": -1}, ValueError, "`burn_in` must be an integer of at least 0. Received: burn_in=-1"),
+        ({"burn_in": -1}, ValueError, "`burn_in` must be at least 0. Received: burn_in=-1"),
+        ({"burn_in": 1.0}, TypeError, "`burn_in` must be an integer. Received: burn_in=1.0"),
+        ({"length": None}, TypeError, "`length` must be an integer. Received: length=None"),
         ({"period": 0}, ValueError, "`period` must be at least 1. Received: period=0"),
         ({"initial_state": "random"}, ValueError, '`initial_state` must be "stored", "learned" or "zero". Received: '),
-        ({"eta": 1.5}, ValueError, r"`eta` must be in \[0, 1\]. Received: eta=1.5"),
+        ({"eta": 1.5}, ValueError, "`eta` must be between 0 and 1. Received: eta=1.5"),
+        ({"eta": "a"}, TypeError, "`eta` must be a number. Received: eta='a'"),
     ],
 )
 def test_bad_settings(settings, error, message):
     with pytest.raises(error, match=message):
         Sequences(**settings)
+
+
+def test_numbers_of_numpy():
+    sequences = Sequences(np.int64(4), burn_in=np.int32(2), period=np.uint8(3))
+    assert [type(value) for value in (sequences.length, sequences.burn_in, sequences.period)] == [int] * 3
 
 
 def test_what_does_not_fit_together():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import reference
 from keras import ops
-from transforms import compiled
+from transforms import compiled, gradient
 
 from sota_dqn import schedules, targets
 from sota_dqn.types import NextState
@@ -29,6 +29,24 @@ def test_value_of(random):
     action = random.integers(5, size=(4, 3)).astype("int32")
     expected = [[values[i, j, action[i, j]] for j in range(3)] for i in range(4)]
     np.testing.assert_array_equal(ops.convert_to_numpy(targets.value_of(values, action)), expected)
+
+
+def test_value_of_selects():
+    """A model may give -inf to actions that are not legal."""
+    values, action = np.float32([[1, -np.inf], [-np.inf, 2]]), np.int32([0, 1])
+    np.testing.assert_array_equal(ops.convert_to_numpy(compiled(targets.value_of)(values, action)), [1, 2])
+    legal = values > -np.inf
+    slope = gradient(lambda x: targets.value_of(ops.where(legal, x, -np.inf), action) ** 2, np.zeros((2, 2)) + 3)
+    np.testing.assert_array_equal(slope, [[6, 0], [0, 6]])
+
+
+def test_targets_of_actions_that_are_not_legal():
+    state = HAND._replace(values=np.float32([[1, -np.inf, 4]]), target_values=np.float32([[7, -np.inf, 5]]))
+    check(targets.maximum, state, [7])
+    check(targets.double, state, [5])
+    check(targets.mellowmax(1), state, [7 + np.log((1 + np.exp(-2)) / 3)])
+    check(targets.expected_sarsa(0), state, [5])
+    check(targets.expected_sarsa(0.5), state, [0.5 * 5 + 0.5 * 6])  # the mean of the two that are legal
 
 
 def test_maximum(random):
@@ -114,8 +132,8 @@ def test_targets_remember_how_they_were_made():
         (lambda: targets.mellowmax(0), ValueError, r"Argument `omega` must be finite and above 0. Received: omega=0"),
         (lambda: targets.mellowmax(np.inf), ValueError, r"Argument `omega` must be finite and above 0. .*omega=inf"),
         (lambda: targets.mellowmax("5"), TypeError, r"Argument `omega` must be a number. Received: omega='5'"),
-        (lambda: targets.expected_sarsa(1.1), ValueError, r"Argument `epsilon` must be in \[0, 1\]. .*epsilon=1.1"),
-        (lambda: targets.expected_sarsa(None), TypeError, r"Argument `epsilon` must be a number or a function .*=None"),
+        (lambda: targets.expected_sarsa(1.1), ValueError, r"Argument `epsilon` must be between 0 and 1. .*=1.1"),
+        (lambda: targets.expected_sarsa(None), TypeError, r"Argument `epsilon` must be a number. .*=None"),
     ],
 )
 def test_bad_arguments(make, error, message):

@@ -320,6 +320,9 @@ def test_a_model_that_is_none():
         {"n_step": 0},
         {"n_step": 1.5},
         {"n_step": schedules.constant(0)},
+        {"n_step": schedules.linear(3, 10, steps=1000)},
+        {"n_step": schedules.exponential(3, 4, half_life=10**7)},
+        {"n_step": lambda step: math.nan if step > 10**8 else 3},
         {"discount": 1.01},
         {"discount": -0.1},
         {"target_update": 0},
@@ -328,7 +331,6 @@ def test_a_model_that_is_none():
         {"updates_per_step": 0},
         {"updates_per_step": -1.0},
         {"updates_per_step": math.nan},
-        {"updates_per_step": "often"},
         {"updates_per_step": math.inf},
         {"updates_per_call": 0},
         {"learning_starts": 0},
@@ -337,7 +339,6 @@ def test_a_model_that_is_none():
         {"frame_stack": 0},
         {"vectorization_mode": "parallel"},
         {"seed": -1},
-        {"seed": None},
     ],
     ids=str,
 )
@@ -352,6 +353,13 @@ def test_numbers_out_of_range(argument):
     [
         {"batch_size": 8.0},
         {"batch_size": True},
+        {"batch_size": None},
+        {"report_every": None},
+        {"discount": True},
+        {"updates_per_step": True},
+        {"updates_per_step": "often"},
+        {"clip_rewards": "yes"},
+        {"seed": None},
         {"learning_starts": "soon"},
         {"report_every": 1.5},
         {"policy": "greedy"},
@@ -397,11 +405,19 @@ def test_upper_bounds_need_a_discount():
 @pytest.mark.parametrize("arguments", [{"epsilon": -0.1}, {"epsilon": 5}, {"epsilon": "half"}, {"seed": -1}], ids=str)
 def test_bad_arguments_of_evaluate(arguments):
     ((name, value),) = arguments.items()
-    with pytest.raises(ValueError, match=rf"Argument `{name}` must be .*Received: {name}={value!r}"):
+    error = TypeError if isinstance(value, str) else ValueError
+    with pytest.raises(error, match=rf"Argument `{name}` must be .*Received: {name}={value!r}"):
         make().evaluate(1, **arguments)
     if name == "epsilon":
-        with pytest.raises(ValueError, match="Argument `epsilon` must be"):
+        with pytest.raises(error, match="Argument `epsilon` must be"):
             callbacks.Evaluation(epsilon=value)
+
+
+@pytest.mark.parametrize("last", [3, 3.4, 1])
+def test_a_schedule_that_does_not_rise(last):
+    trainer = make(n_step=schedules.linear(3, last, steps=1000))
+    assert trainer.replay.after == 3
+    trainer.close()
 
 
 def test_numbers_of_numpy():
@@ -534,6 +550,24 @@ def test_epsilon_is_logged_at_the_end_of_the_epoch():
     trainer = without_learning(make(policy=policies.Greedy()))
     trainer.train(steps=40, verbose=0)
     assert math.isnan(trainer.history["epsilon"][0])
+
+
+class WithEpsilon:
+    """A policy of a user's own, whose epsilon is what it is given."""
+
+    def __init__(self, epsilon):
+        self.epsilon = epsilon
+
+    def __call__(self, values, uniform, step):
+        return ops.cast(ops.where(uniform < 0.1, 0, ops.argmax(values, axis=-1)), "int32")
+
+
+def test_epsilon_of_a_policy_of_a_users_own():
+    trainer = without_learning(make(policy=WithEpsilon(0.1), report_every=20))
+    trainer.train(20, verbose=0)
+    assert trainer.history["epsilon"] == [0.1]
+    with pytest.raises(TypeError, match="Argument `policy.epsilon` must be a number or a function .*='half'"):
+        make(policy=WithEpsilon("half"))
 
 
 def recompile(model):
