@@ -19,6 +19,7 @@ import keras
 from sota_dqn import plots
 from sota_dqn.checks import check_bool, check_count, check_number, check_probability, is_number
 from sota_dqn.files import check_writable, replacing
+from sota_dqn.history import evaluations, last, number, reported_steps
 
 __all__ = ["Callback", "Checkpoint", "Evaluation", "LearningCurve", "Progress", "RunLog"]
 
@@ -62,15 +63,15 @@ def arrange(given, record, *, verbose):
             "BackupAndRestore cannot resume a replay and its environments: use "
             "sota_dqn.callbacks.Checkpoint(path), and DQNTrainer.load(path) to go on."
         )
-    evaluations = [callback for callback in given if isinstance(callback, Evaluation)]
+    first = [callback for callback in given if isinstance(callback, Evaluation)]
     rest = [callback for callback in given if not isinstance(callback, Evaluation)]
-    written = max((number for number, callback in enumerate(rest, 1) if isinstance(callback, LEARNING_RATE)), default=0)
+    written = max((count for count, callback in enumerate(rest, 1) if isinstance(callback, LEARNING_RATE)), default=0)
     again = [record] if written else []
-    return [*evaluations, record, *rest[:written], *again, *rest[written:], *([Progress()] if verbose else [])]
+    return [*first, record, *rest[:written], *again, *rest[written:], *([Progress()] if verbose else [])]
 
 
 class Evaluation(Callback):
-    """Evaluates at regular steps, keeps the best model, and ends the training when the task is solved.
+    """Evaluates at regular steps, keeps the best model, and ends the training when the task is solved: then `solved`.
 
     Puts `eval_return` and `eval_length` (means over the episodes) into the logs of every epoch: NaN before the first
     evaluation, then those of the last one; and `evaluations`, how many there were. In a resumed run it goes on with
@@ -100,6 +101,7 @@ class Evaluation(Callback):
         self.stop_at = stop_at
         self.consecutive = consecutive
         self.best = -math.inf
+        self.solved = False
         self._in_a_row = 0
         self._steps = 0
         self._known = {}
@@ -111,12 +113,12 @@ class Evaluation(Callback):
             if recurrent is not None and recurrent.initial:
                 print(f"{self.best_model} begins episodes with zeros: the learned state is in checkpoints alone.")
         history = self.trainer.history
-        self._steps = _reported_steps(history)
-        self._known = {name: _last(history, name) for name in ("eval_return", "eval_length")}
+        self._steps = reported_steps(history)
+        self._known = {name: last(history, name) for name in ("eval_return", "eval_length")}
         self.best, self._in_a_row = -math.inf, 0
-        for value in _evaluations(history):
+        for value in evaluations(history):
             self._count(value)
-        self._known["evaluations"] = _number(_last(history, "evaluations"), 0.0)
+        self._known["evaluations"] = number(last(history, "evaluations"), 0.0)
         if self.best_model and not pathlib.Path(self.best_model).exists():
             self.best = -math.inf  # the best model of the run so far is not there: any is better than none
 
@@ -132,7 +134,8 @@ class Evaluation(Callback):
                 with replacing(self.best_model) as path:
                     self.model.save(path)
             self._count(value)
-            if self.stop_at is not None and self._in_a_row >= self.consecutive:
+            self.solved = self.stop_at is not None and self._in_a_row >= self.consecutive
+            if self.solved:
                 self.model.stop_training = True
         self._steps = steps
         if logs is not None:
@@ -163,7 +166,7 @@ class Checkpoint(Callback):
         self._steps = 0
 
     def on_train_begin(self, logs=None):
-        self._steps = _reported_steps(self.trainer.history)
+        self._steps = reported_steps(self.trainer.history)
 
     def on_epoch_end(self, epoch, logs=None):
         steps = self.trainer.steps
@@ -250,7 +253,7 @@ class RunLog(Callback):
 
     def _write(self):
         trainer = self.trainer
-        history = {name: [_number(value) for value in values] for name, values in trainer.history.items()}
+        history = {name: [number(value) for value in values] for name, values in trainer.history.items()}
         model = {
             "name": trainer.model.name,
             "parameters": trainer.model.count_params(),
@@ -280,12 +283,12 @@ class Progress(Callback):
 
     def on_train_begin(self, logs=None):
         self._begin, self._shown, self._logs = monotonic(), -math.inf, {}
-        self._first = {"steps": self.trainer.steps, "episodes": _number(_last(self.trainer.history, "episodes"), 0)}
+        self._first = {"steps": self.trainer.steps, "episodes": number(last(self.trainer.history, "episodes"), 0)}
 
     def on_epoch_end(self, epoch, logs=None):
         self._logs = dict(logs or {})
         protocol = self.trainer.eval_protocol
-        if protocol != self._protocol and _number(self._logs.get("eval_return")) is not None:
+        if protocol != self._protocol and number(self._logs.get("eval_return")) is not None:
             self._protocol = protocol
             print("\r\x1b[K" * self._terminal() + f"evaluations: {protocol}", file=self.stream or sys.stdout)
         if self._terminal() or monotonic() - self._shown >= self.EVERY:
@@ -312,7 +315,7 @@ class Progress(Callback):
         """Yields how far the training is, as text."""
         params = self.params or {}
         for name in ("steps", "episodes"):
-            done, total = _number(self._logs.get(name)), params.get(name)
+            done, total = number(self._logs.get(name)), params.get(name)
             if total and done is not None:
                 yield f"{done:,.0f}/{total:,} {name} ({math.floor(100 * done / total)} %)"
             elif done is not None:
@@ -326,11 +329,11 @@ class Progress(Callback):
             ("epsilon", "epsilon ", ".2g"),
             ("loss", "loss ", ".2e"),
         ):
-            value = _number(self._logs.get(name))
+            value = number(self._logs.get(name))
             if value is not None:
                 yield f"{label}{value:{form}}"
         for name in ("steps", "updates"):
-            value = _number(self._logs.get(f"{name}_per_second"))
+            value = number(self._logs.get(f"{name}_per_second"))
             if value is not None:
                 yield f"{value:,.0f} {name}/s"
 
@@ -338,7 +341,7 @@ class Progress(Callback):
         """Returns it as text, from the mean speed of this `train()`; empty where it cannot be known."""
         fractions = []
         for name, first in self._first.items():
-            done, total = _number(self._logs.get(name)), (self.params or {}).get(name)
+            done, total = number(self._logs.get(name)), (self.params or {}).get(name)
             if total and total > first and done is not None:
                 fractions.append((done - first) / (total - first))
         fraction = max(fractions, default=0.0)
@@ -350,33 +353,6 @@ class Progress(Callback):
 def _passed(before, after, every):
     """Returns whether a multiple of `every` lies in `(before, after]`."""
     return after // every > before // every
-
-
-def _evaluations(history):
-    """Yields the results of the evaluations in `history`, whose other epochs repeat the last one."""
-    before = 0
-    for made, value in zip(history.get("evaluations", ()), history.get("eval_return", ()), strict=False):
-        if made > before:  # which NaN is not
-            yield value
-            before = made
-
-
-def _reported_steps(history):
-    """Returns the total steps at the end of the last epoch, which may lie before those of a training cut short."""
-    return _number(_last(history, "steps"), 0)
-
-
-def _last(history, name):
-    values = history.get(name)
-    return values[-1] if values else math.nan
-
-
-def _number(value, default=None):
-    """Returns `value`, or `default` where it is not a finite number."""
-    try:
-        return value if math.isfinite(value) else default
-    except TypeError:
-        return default
 
 
 def _name_of(loss):

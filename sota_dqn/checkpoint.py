@@ -249,7 +249,7 @@ def decode(value, name):
         return value
     if "given" in value:
         raise ValueError(
-            f"The checkpoint cannot hold `{name}` ({value['given']}). Pass it again: load(path, {name}=...)."
+            f"The checkpoint cannot hold `{name}` ({value['given']}). Pass it again, as an argument: {name}=..."
         )
     if "dict" in value:
         return {key: decode(item, name) for key, item in value["dict"]}

@@ -65,7 +65,7 @@ def make_factory(env, argument="env"):
     if isinstance(env, gymnasium.Env):
         spec = _recipe(env)
         return spec and functools.partial(gymnasium.make, spec, disable_env_checker=True)
-    if callable(env):
+    if callable(env) and not hasattr(env, "trainable_variables"):  # a model in its place
         return functools.partial(_call, env)
     raise TypeError(
         f"Argument `{argument}` must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. "

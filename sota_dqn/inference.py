@@ -1,7 +1,9 @@
 """Acting with a trained model: single actions, evaluation, a window, films."""
 
 import functools
+import os
 import pathlib
+import sys
 from typing import Any
 
 import keras
@@ -22,6 +24,7 @@ from sota_dqn.storage import merge_frames
 
 __all__ = ["DQNInference"]
 
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")  # of which a window needs one
 UNKNOWN_FPS = 30  # frames per second of environments that do not tell
 ADVICE = "Arguments `frame_stack` and `preprocess` must be as in training, and only a checkpoint tells them. "
 
@@ -142,9 +145,14 @@ class DQNInference:
 
         Returns:
             The episodes' returns.
+
+        Raises:
+            RuntimeError: If there is no display.
         """
         check_count(1, episodes=episodes)
         check_count(0, seed=seed)
+        if sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS)):  # pygame may crash, and says nothing
+            raise RuntimeError("There is no display for a window: use record('film.gif') instead.")
         make = functools.partial(self._factory(), render_mode="human")
         return [self._play(make, [one])[0][0] for one in episode_seeds([seed], episodes)]
 

@@ -118,9 +118,10 @@ class TrainerBase(abc.ABC):
 
         Raises:
             ValueError: If a reward or an observation is not finite, the model was compiled anew, or an argument is out
-                of range. Whatever ends the training early, a checkpoint is written first: by a `Checkpoint` callback,
+                of range. Whatever error ends the training, a checkpoint is written first: by a `Checkpoint` callback,
                 or else to the directory that the error names.
-            KeyboardInterrupt: After Ctrl-C, when the running step is complete. Training can go on from there.
+            KeyboardInterrupt: After Ctrl-C, when the running step is complete. The trainer can go on from there; a
+                checkpoint for another process is written by a `Checkpoint` callback alone.
         """
         check_count_or_none(1, steps=steps, episodes=episodes)
         self.check_compiled()
@@ -143,7 +144,11 @@ class TrainerBase(abc.ABC):
             self.profile = self._clock.finish()
             print("  ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.profile.items()))
         if interrupt.pressed:
-            raise KeyboardInterrupt(f"Training was interrupted after {self.steps:,} steps; train() goes on from there.")
+            kept = next((c.path for c in listeners.callbacks if isinstance(c, callbacks.Checkpoint)), None)
+            later = "save() keeps it" if kept is None else f"so does {type(self).__name__}.load({str(kept)!r})"
+            raise KeyboardInterrupt(
+                f"Training was interrupted after {self.steps:,} steps; train() goes on from there, and {later}."
+            )
         return next(c for c in listeners.callbacks if isinstance(c, keras.callbacks.History))
 
     def evaluate(self, episodes=20, *, epsilon=0.0, seed=None):

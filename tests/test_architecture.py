@@ -15,7 +15,7 @@ SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 MAX_LINES = 400
 
 FLOORS = [
-    {"version", "types", "checks", "files", "backend"},
+    {"version", "types", "checks", "files", "history", "backend"},
     {"targets", "returns", "losses", "schedules", "graphs", "spaces"},
     {
         "layers",

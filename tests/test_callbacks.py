@@ -127,7 +127,9 @@ def test_stops_after_enough_evaluations_in_a_row():
     assert Tape(returns=returns).train(range(10, 60, 10), [callbacks.Evaluation(10, stop_at=475)]) == 10
     assert Tape(returns=returns).train(range(10, 60, 10), [callbacks.Evaluation(10, stop_at=475, consecutive=2)]) == 40
     assert Tape(returns=returns).train(range(10, 60, 10), [callbacks.Evaluation(10, stop_at=475, consecutive=3)]) == 50
-    assert Tape(returns=returns).train(range(10, 60, 10), [callbacks.Evaluation(10, stop_at=501)]) == 50
+    never, soon = callbacks.Evaluation(10, stop_at=501), callbacks.Evaluation(10, stop_at=475)
+    assert Tape(returns=returns).train(range(10, 60, 10), [never]) == 50 and not never.solved
+    assert Tape(returns=returns).train(range(10, 60, 10), [soon]) == 10 and soon.solved
     assert Tape(returns=returns).train(range(10, 60, 10), [callbacks.Evaluation(10)]) == 50
 
 

@@ -308,7 +308,7 @@ def wrapped(next_state):
 def test_what_is_not_ours_is_given_again(value, description):
     encoded = checkpoint.encode(value, "target")
     assert list(encoded) == ["given"] and encoded["given"].endswith(description)
-    with pytest.raises(ValueError, match=r"cannot hold `target` \(.*\)\. Pass it again: load\(path, target=\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"cannot hold `target` \(.*\)\. Pass it again, as an argument: target=\.\.\."):
         checkpoint.decode(encoded, "target")
 
 
@@ -630,7 +630,7 @@ def test_arguments_may_be_others_from_now_on(damaged):
     assert trainer.target is own_target and trainer.discount == 0.5 and trainer.learner.target_variables == []
     trainer.save(damaged)
     trainer.close()
-    with pytest.raises(ValueError, match=r"Pass it again: load\(path, target=\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"Pass it again, as an argument: target=\.\.\."):
         DQNTrainer.load(damaged)
     with pytest.raises(ValueError, match="was made with other arguments: it has no target_0"):
         DQNTrainer.load(damaged, target=targets.double, target_update=0.5)

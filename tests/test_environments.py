@@ -113,6 +113,12 @@ def test_the_default_vector():
         ("CartPole-v9", {}, ValueError, "Unknown environment id. Did you mean .*CartPole-v1.* env='CartPole-v9'"),
         ("Nothing like it", {}, ValueError, "Unknown environment id. Received: env='Nothing like it'"),
         ("no_module:Env-v0", {}, ValueError, "pass the id alone. Received: env='no_module:Env-v0'"),
+        (
+            keras.Sequential([keras.Input((4,))]),
+            {},
+            TypeError,
+            "must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. Received: env=<Sequential",
+        ),
         (3, {}, TypeError, "must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. Received: env=3"),
         (None, {}, TypeError, "Received: env=None"),
         ("CartPole-v1", {"mode": "threads"}, ValueError, "must be one of .* Received: vectorization_mode='threads'"),

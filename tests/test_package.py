@@ -51,8 +51,9 @@ def test_tensorflow_backend_trains_where_jax_is_absent():
     assert result.returncode == 0, result.stderr
 
 
-def test_other_backends_are_refused_with_what_to_set():
-    result = python("import sota_dqn", backend="numpy")
+@pytest.mark.parametrize("backend", ["numpy", "unheard-of"])
+def test_other_backends_are_refused_with_what_to_set(backend):
+    result = python("import sota_dqn", backend=backend)
     assert result.returncode == 1
     error = result.stderr.strip().splitlines()[-1]
     assert error.startswith("ImportError: ")

@@ -186,7 +186,7 @@ def test_a_preprocessing_and_an_environment_of_ones_own_are_given_again(tmp_path
     never_stopped.train(120, verbose=0)
     never_stopped.save(tmp_path)
     never_stopped.train(120, verbose=0)
-    with pytest.raises(ValueError, match=r"cannot hold `env` \(.*make_env\). Pass it again: load\(path, env="):
+    with pytest.raises(ValueError, match=r"cannot hold `env` \(.*make_env\). Pass it again, as an argument: env="):
         DQNTrainer.load(tmp_path)
     with pytest.raises(ValueError, match=r"cannot hold `preprocess` \(.*double\)"):
         DQNTrainer.load(tmp_path, env=make_env)

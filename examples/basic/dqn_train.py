@@ -67,6 +67,8 @@ def main():
     best = DQNInference(run / "best.keras", env=options.env)
     result = best.evaluate(episodes=20)
     score = f"{result['return_mean']:.1f} +- {result['return_std']:.1f}"
+    if evaluation.solved:
+        print(f"Solved: {evaluation.consecutive} evaluations in a row reached {evaluation.stop_at:g}.")
     print(f"{trainer.steps:,} steps in all. The best model scores {score} ({result['protocol']}).")
     best.record(run / "trained.gif", every=2, scale=0.5)
     print(f"Everything is in {run}: the films, learning-curve.png, model.png, best.keras and a checkpoint.")

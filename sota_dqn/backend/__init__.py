@@ -13,9 +13,17 @@ import pathlib
 import re
 from typing import NamedTuple
 
-import keras
+SUPPORTED = (
+    "sota_dqn runs on Keras's TensorFlow and JAX backends. Set the environment variable KERAS_BACKEND to 'tensorflow' "
+    "or 'jax' before Keras is imported. Received: KERAS_BACKEND="
+)
 
-from sota_dqn.backend.host import HostRows
+try:
+    import keras
+except (ImportError, ValueError) as error:
+    raise ImportError(f"{SUPPORTED}{os.environ.get('KERAS_BACKEND')}, with which Keras says: {error}") from error
+
+from sota_dqn.backend.host import HostRows  # noqa: E402 - Keras first, whose errors are not so clear
 
 BACKEND = keras.config.backend()
 
@@ -24,10 +32,7 @@ if BACKEND == "tensorflow":
 elif BACKEND == "jax":
     from sota_dqn.backend import jax as _backend  # type: ignore[no-redef]
 else:
-    raise ImportError(
-        "sota_dqn runs on Keras's TensorFlow and JAX backends. Set the environment variable KERAS_BACKEND to "
-        f"'tensorflow' or 'jax' before Keras is imported. Received: KERAS_BACKEND={BACKEND}"
-    )
+    raise ImportError(f"{SUPPORTED}{BACKEND}")
 
 CONTAINERS = (  # where Linux's control groups, version 2 and 1, tell the limit, the use, and pages of files in it
     ("memory.max", "memory.current", (".", "inactive_file")),
