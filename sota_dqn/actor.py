@@ -26,6 +26,7 @@ class Actor:
     Args:
         environments: An `Environments`.
         preprocess: A `Preprocessing`.
+        frames: A `Frames`.
         discount: gamma, for the returns to go; None where they are not stored.
         clip_rewards: Whether rewards are stored clipped to [-1, 1].
     """
@@ -47,9 +48,8 @@ class Actor:
         self.selection: Any = None
         self.begun = np.ones(num_envs, bool)  # where the next action is an episode's first
         self.rewards = np.zeros(num_envs)  # what the last actions brought
-        self._rewards: list[list[float]] = [
-            [] for _ in range(num_envs)
-        ]  # since the last termination, where returns to go are stored
+        # Since the last termination, where returns to go are stored.
+        self._rewards: list[list[float]] = [[] for _ in range(num_envs)]
         self._pending: list[tuple] = []  # (stream, times, returns) of terminated episodes
         self._rows = 0
         self.last_step = math.inf  # an actor in the learner's process makes no step that it is not asked for

@@ -245,9 +245,8 @@ class DQNInference:
 
     def _spaces(self, config):
         """Returns the observation space and the first action's number, as far as they can be known, and checks them."""
-        if "observation_space" in config and isinstance(
-            self._env, dict
-        ):  # an environment that must be given again to play
+        # An environment that must be given again to play.
+        if "observation_space" in config and isinstance(self._env, dict):
             space = space_from(config["observation_space"])
             space.dtype = np.dtype(config["observation_space"].get("dtype", space.dtype))  # made of floats there
             return space, config["action_start"]
