@@ -64,7 +64,7 @@ class Actor:
 
         Args:
             writer: A `Writer`.
-            choice: A function `(observations [E, ...], step) -> [E]`.
+            choice: A `Choice`.
             selection: The `Selection` whose decisions `choice` takes too, or None.
             steps_per_chunk: Steps of all environments between two writes.
             first_errors: A `FirstErrors`, where rows come with their first priorities, or None.
@@ -74,9 +74,8 @@ class Actor:
         self.choice = choice
         self.selection = selection
         self.first_errors = first_errors
-        self._recurrent = getattr(choice, "recurrent", None) is not None
         size = num_envs * (steps_per_chunk + 1)
-        shapes = writer.state_shapes if self._recurrent else []
+        shapes = writer.state_shapes if choice.recurrent is not None else []
         self._states = [np.zeros((size, *shape), "float32") for shape in shapes]
         shape, dtype = self.preprocess.shape, self.preprocess.dtype
         self._steps = Steps(
@@ -101,7 +100,7 @@ class Actor:
         Returns:
             How many environment steps were made, and the `Episode`s that ended.
         """
-        remembers = getattr(self.choice, "remembers", False)
+        remembers = self.choice.remembers
         before = self.choice.memory if remembers else None
         with clock("act"):
             actions = self.choose(step)
@@ -123,8 +122,7 @@ class Actor:
 
     def choose(self, step):
         """Returns the actions to take, `[E]`, still on the device."""
-        told = getattr(self.choice, "remembers", False)
-        settings: dict[str, Any] = {"begun": self.begun, "rewards": self.rewards} if told else {}
+        settings: dict[str, Any] = {"begun": self.begun, "rewards": self.rewards} if self.choice.remembers else {}
         if self.selection is not None:
             settings["which"] = self.selection.select(self.begun, self.lengths, step)
         return self.choice(self.stacked, step, **settings)
@@ -273,7 +271,7 @@ class Actor:
         newest = [gained[len(gained) - number :] for gained, number in zip(rewards, unreturned, strict=True)]
         self._rewards = [self._learned(np.array(gained)).tolist() for gained in newest]
         self.rewards = np.array([gained[-1] if gained else 0.0 for gained in rewards])
-        if getattr(self.choice, "previous", False):
+        if self.choice.previous:
             taken = [actions[-1] if actions else 0 for actions in self.environments.actions]
             self.choice.actions = np.array(taken, "int32")
         for stream, gained in enumerate(rewards):
