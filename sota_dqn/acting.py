@@ -15,11 +15,17 @@ __all__ = ["connect", "make_actor", "make_pace"]
 
 
 def make_actor(actors, *, env, num_envs, vectorization_mode, preprocess, frame_stack, clip_rewards, seed):
-    """Returns an `Actor`, whose environments are reset, or an `ActorPool`; the arguments are those of a trainer.
+    """Returns an `Actor`, whose environments are reset, or an `ActorPool`.
 
     Args:
-        actors: `Actors`, or None.
-        **settings: Those of a trainer.
+        actors: `Actors`, or None for an `Actor`.
+        env: As a trainer is given it, an Atari game as `Atari`.
+        num_envs: E, environments of each actor; None for 16, or for what a ready environment has.
+        vectorization_mode: As in `make_vector`.
+        preprocess: As in `Preprocessing`.
+        frame_stack: Frames that make one observation of the model; None for no stack.
+        clip_rewards: Whether rewards are stored clipped to [-1, 1].
+        seed: The run's seed.
     """
     frames = Frames(frame_stack, "reset")
     if actors is not None:

@@ -26,6 +26,7 @@ class Actor:
     Args:
         environments: An `Environments`.
         preprocess: A `Preprocessing`.
+        frames: A `Frames`.
         discount: gamma, for the returns to go; None where they are not stored.
         clip_rewards: Whether rewards are stored clipped to [-1, 1].
     """
@@ -47,9 +48,8 @@ class Actor:
         self.selection: Any = None
         self.begun = np.ones(num_envs, bool)  # where the next action is an episode's first
         self.rewards = np.zeros(num_envs)  # what the last actions brought
-        self._rewards: list[list[float]] = [
-            [] for _ in range(num_envs)
-        ]  # since the last termination, where returns to go are stored
+        # Since the last termination, where returns to go are stored.
+        self._rewards: list[list[float]] = [[] for _ in range(num_envs)]
         self._pending: list[tuple] = []  # (stream, times, returns) of terminated episodes
         self._rows = 0
         self.last_step = math.inf  # an actor in the learner's process makes no step that it is not asked for
@@ -64,7 +64,7 @@ class Actor:
 
         Args:
             writer: A `Writer`.
-            choice: A function `(observations [E, ...], step) -> [E]`.
+            choice: A `Choice`.
             selection: The `Selection` whose decisions `choice` takes too, or None.
             steps_per_chunk: Steps of all environments between two writes.
             first_errors: A `FirstErrors`, where rows come with their first priorities, or None.
@@ -74,9 +74,8 @@ class Actor:
         self.choice = choice
         self.selection = selection
         self.first_errors = first_errors
-        self._recurrent = getattr(choice, "recurrent", None) is not None
         size = num_envs * (steps_per_chunk + 1)
-        shapes = writer.state_shapes if self._recurrent else []
+        shapes = writer.state_shapes if choice.recurrent is not None else []
         self._states = [np.zeros((size, *shape), "float32") for shape in shapes]
         shape, dtype = self.preprocess.shape, self.preprocess.dtype
         self._steps = Steps(
@@ -101,7 +100,7 @@ class Actor:
         Returns:
             How many environment steps were made, and the `Episode`s that ended.
         """
-        remembers = getattr(self.choice, "remembers", False)
+        remembers = self.choice.remembers
         before = self.choice.memory if remembers else None
         with clock("act"):
             actions = self.choose(step)
@@ -123,8 +122,7 @@ class Actor:
 
     def choose(self, step):
         """Returns the actions to take, `[E]`, still on the device."""
-        told = getattr(self.choice, "remembers", False)
-        settings: dict[str, Any] = {"begun": self.begun, "rewards": self.rewards} if told else {}
+        settings: dict[str, Any] = {"begun": self.begun, "rewards": self.rewards} if self.choice.remembers else {}
         if self.selection is not None:
             settings["which"] = self.selection.select(self.begun, self.lengths, step)
         return self.choice(self.stacked, step, **settings)
@@ -273,7 +271,7 @@ class Actor:
         newest = [gained[len(gained) - number :] for gained, number in zip(rewards, unreturned, strict=True)]
         self._rewards = [self._learned(np.array(gained)).tolist() for gained in newest]
         self.rewards = np.array([gained[-1] if gained else 0.0 for gained in rewards])
-        if getattr(self.choice, "previous", False):
+        if self.choice.previous:
             taken = [actions[-1] if actions else 0 for actions in self.environments.actions]
             self.choice.actions = np.array(taken, "int32")
         for stream, gained in enumerate(rewards):

@@ -176,9 +176,8 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
         playing: list[int | None] = [waiting.pop() for _ in envs]
         start = int(envs[0].action_space.start)
         space = envs[0].observation_space
-        observation = np.zeros(
-            (len(envs), *space.shape), space.dtype
-        )  # whatever the environments return, as in training
+        # Of this dtype whatever the environments return, as in training.
+        observation = np.zeros((len(envs), *space.shape), space.dtype)
         for i, env in enumerate(envs):
             observation[i] = env.reset(seed=seeds[i])[0]
         begun, rewards = np.ones(len(envs), bool), np.zeros(len(envs))

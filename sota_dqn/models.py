@@ -4,6 +4,8 @@ Beside the observation a Functional model may have inputs named `previous_action
 their `keras.Input`. To offer one more, name it in `PREVIOUS`, and give it its shape and its values below.
 """
 
+import inspect
+
 import keras
 from keras import ops, tree
 
@@ -20,6 +22,7 @@ __all__ = [
     "model_inputs",
     "observation_shape",
     "previous_inputs",
+    "takes_training",
 ]
 
 PREVIOUS = ("previous_action", "previous_reward")
@@ -153,10 +156,15 @@ def differs_in_training(model):
         elif type(layer).__module__.startswith("keras."):
             differs = layer.non_trainable_variables  # averages, or the state of random numbers
         else:
-            differs = layer._call_has_training_arg
+            differs = takes_training(layer)
         if differs:
             return True
     return False
+
+
+def takes_training(layer):
+    """Returns whether the `call` of a layer has an argument `training`."""
+    return "training" in inspect.signature(type(layer).call).parameters
 
 
 def layers_of(layer, seen=None):
@@ -239,11 +247,16 @@ def _check_inputs(model, time, previous):
 def _given_states(model):
     """Returns the ids of the recurrent layers that a model calls with a state of its own making."""
     given = set()
-    for nodes in getattr(model, "_functional", model)._nodes_by_depth.values():
-        for node in nodes:
-            states = *node.arguments.args[1:2], node.arguments.kwargs.get("initial_state")
-            if isinstance(node.operation, keras.layers.RNN) and any(state is not None for state in states):
-                given.add(id(node.operation))
+
+    def call(layer, *arguments, **settings):
+        states = *arguments[1:2], settings.get("initial_state")
+        if isinstance(layer, keras.layers.RNN) and any(state is not None for state in states):
+            given.add(id(layer))
+        return layer(*arguments, **settings)
+
+    # A copy of the graph on the same layers, of which Keras tells every call.
+    functional = keras.Model(model.inputs, model.outputs)
+    keras.models.clone_model(functional, clone_function=lambda layer: layer, call_function=call)
     return given
 
 

@@ -8,6 +8,8 @@ It also holds the state before an episode's first step, where that is learned.
 import keras
 from keras import ops, tree
 
+from sota_dqn.models import takes_training
+
 __all__ = ["Recurrent"]
 
 NATIVE = (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
@@ -150,5 +152,5 @@ class _Resetting(keras.layers.Layer):
             pairs = zip(kept, self.slot.learned, strict=True)
             kept = [state + begins * ops.cast(first, state.dtype) for state, first in pairs]
         states = tree.pack_sequence_as(states, kept)
-        settings = {"training": training} if self.cell._call_has_training_arg else {}
+        settings = {"training": training} if takes_training(self.cell) else {}
         return self.cell(inputs[..., :-1], states, **settings)

@@ -152,9 +152,8 @@ def upper_bound(past, connected, values, discount):
         `[B]`, +inf where no row that is connected lies far enough back. A row that terminated cuts the connection too.
     """
     num_past = past.reward.shape[1]
-    after = np.arange(num_past)[:, None] >= np.arange(
-        num_past - 1
-    )  # [P, K], row j lies between row p and the drawn one
+    # Row j lies between row p and the drawn one.
+    after = np.arange(num_past)[:, None] >= np.arange(num_past - 1)  # [P, K]
     # U = gamma^-(P-p) Q- - sum_{j>=p} gamma^-(P-j) r_j: each row has one factor, whatever the horizon.
     factors = ops.power(ops.cast(discount, "float32"), ops.arange(-num_past, 0, dtype="float32"))  # [P]
     bounds = factors[:-1] * values - _sum(after, factors * past.reward)  # [B, K]

@@ -3,6 +3,7 @@
 import environments as counting
 import keras
 import numpy as np
+from choices import Chosen
 from keras import ops
 
 from sota_dqn import backend, returns, samplers
@@ -66,7 +67,7 @@ class Run:
             **settings,
         )
         random = np.random.default_rng(1)
-        choice = lambda observations, step: random.integers(counting.NUM_ACTIONS, size=len(observations))  # noqa: E731
+        choice = Chosen(lambda observations, step: random.integers(counting.NUM_ACTIONS, size=len(observations)))
         self.actor.connect(Writer(self.learner), choice, steps_per_chunk=steps_per_chunk)
         self.identities = [[int(identity)] for identity in self.actor.observation[:, 0]]  # of each stream's episodes
         self.actions = {}  # (identity, step) -> action

@@ -5,6 +5,7 @@ import gymnasium
 import keras
 import numpy as np
 import pytest
+from choices import Chosen
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from keras import ops
@@ -55,7 +56,8 @@ def make_actor(env=counting.Counting, mode=AutoresetMode.DISABLED, *, num_envs=2
     actor = Actor(environments, preprocess, frames=Frames(stack, "reset"), discount=discount)
     actor.start()
     tape = Tape(num_envs)
-    actor.connect(Writer(tape), lambda observations, step: np.ones(num_envs, "int32"), steps_per_chunk=chunk)
+    ones = Chosen(lambda observations, step: np.ones(num_envs, "int32"))
+    actor.connect(Writer(tape), ones, steps_per_chunk=chunk)
     return actor, tape
 
 
@@ -204,7 +206,7 @@ def test_returns_after_a_lost_life_are_those_after_it_in_a_run_that_goes_on():
 
 def test_many_states_come_back_in_their_order():
     actor, _ = make_actor(num_envs=1)
-    actor.choice = types.SimpleNamespace(after=[np.full((1, 1), i, "float32") for i in range(12)])
+    actor.choice.after = [np.full((1, 1), i, "float32") for i in range(12)]
     state, arrays = actor.state(), actor.arrays()
     actor.choice.after = []
     actor.restore(state, arrays)

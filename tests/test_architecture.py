@@ -99,6 +99,12 @@ IMPORTERS = {
     "matplotlib": {"plots.py"},
 }
 
+# Private attributes of other libraries' objects that have no public name.
+PRIVATE = {
+    "recurrent.py": {"_maybe_config_dropout_masks", "_maybe_reset_dropout_masks"},
+    "snapshot.py": {"_fn_kwargs"},
+}
+
 
 def imports(tree: ast.AST, *, package: str = "sota_dqn") -> Iterator[str]:
     """Yields the full dotted name of everything imported in `tree`, inside functions too, by a module of `package`."""
@@ -175,6 +181,20 @@ def test_keras_is_used_through_its_public_names(source):
     attributes = {ast.unparse(node) for node in ast.walk(parse(source)) if isinstance(node, ast.Attribute)}
     used = set(imports_of(source)) | attributes
     assert not {name for name in used if name == "keras.src" or name.startswith("keras.src.")}
+
+
+def test_private_attributes_are_our_own():
+    ours, used = {"_asdict", "_fields", "_replace"}, {}  # first those of named tuples, which are public
+    for source in SOURCES:
+        for node in ast.walk(parse(source)):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                ours.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                ours.add(node.attr)
+            elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                used.setdefault(source, set()).add(node.attr)
+    others = {source: names - ours for source, names in used.items() if names - ours}
+    assert others == PRIVATE
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -333,7 +333,7 @@ def test_errors_name_what_is_needed(saved, tmp_path):
         with pytest.raises(ValueError, match=rf"Argument `{name}` must be at least 1\. Received: {name}=0"):
             DQNInference(saved[1]).record(tmp_path / "film.gif", **{name: 0})
     for settings in ({"frame_stack": 0}, {"seed": -1}, {"seed": 0.5}, {"epsilon": "0.1"}, {"epsilon": lambda step: 0}):
-        with pytest.raises(ValueError, match=rf"Argument `{next(iter(settings))}` must be"):
+        with pytest.raises((ValueError, TypeError), match=rf"Argument `{next(iter(settings))}` must be"):
             DQNInference(saved[0].model, **settings)
     for play in (agent.evaluate, agent.play, lambda seed: agent.record(tmp_path / "film.gif", seed=seed)):
         with pytest.raises(ValueError, match=r"Argument `seed` must be an integer of at least 0"):
@@ -423,3 +423,11 @@ def test_play_shows_every_episode(saved):
     agent = DQNInference(saved[0].model, env=make)
     assert agent.play(episodes=2, seed=4) == agent.evaluate(2, seed=4)["returns"]
     assert modes.count("human") == 2
+
+
+def test_without_a_display_there_is_no_window(saved, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(RuntimeError, match=r"no display for a window: use record\('film.gif'\) instead"):
+        DQNInference(saved[1]).play()

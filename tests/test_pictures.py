@@ -6,6 +6,7 @@ The log that windows are compared with is a function of these three numbers and 
 import keras
 import numpy as np
 import pytest
+from choices import Chosen
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -127,7 +128,7 @@ class Run:
             self.replay, shape=(3, 4), dtype="uint8", after=N, chunk=4, frame_stack=STACK, padding=padding
         )
         random = np.random.default_rng(1)
-        choose = lambda seen, step: random.integers(NUM_ACTIONS, size=NUM_ENVS)  # noqa: E731
+        choose = Chosen(lambda seen, step: random.integers(NUM_ACTIONS, size=NUM_ENVS))
         self.actor.connect(Writer(learner), choose, steps_per_chunk=1)
         self.actions = {}
         plan = backend.plan(convolutions=False, host_rows=self.replay.on_host)
