@@ -100,20 +100,31 @@ class Actor:
         Returns:
             How many environment steps were made, and the `Episode`s that ended.
         """
-        remembers = self.choice.remembers
-        before = self.choice.memory if remembers else None
+        before = self._memory()
         with clock("act"):
             actions = self.choose(step)
-        if remembers:  # a checkpoint written while it learns, or after an error there, is of before these actions
-            after, self.choice.memory = self.choice.memory, before
-            learn()
-            self.choice.memory = after
-        else:
-            learn()
+        after = self._memory()
+        self._recall(
+            before
+        )  # a checkpoint written while it learns, or after an error there, is of before these actions
+        learn()
+        self._recall(after)
         with clock("idle"):
             actions = ops.convert_to_numpy(actions)
         with clock("environment"):
             return len(actions), self.step(actions)
+
+    def _memory(self):
+        """Returns what choosing actions changes."""
+        selection = self.selection and (self.selection.random.bit_generator.state, self.selection.state())
+        return self.choice.memory, selection
+
+    def _recall(self, memory):
+        """Brings back what `_memory` returned."""
+        self.choice.memory, selection = memory
+        if self.selection is not None:
+            self.selection.random.bit_generator.state = selection[0]
+            self.selection.restore(selection[1])
 
     @property
     def full(self):
@@ -229,13 +240,15 @@ class Actor:
         self.count = np.array(state["count"], "int64")
         if "environments" not in state:
             self.writer.cut(np.arange(self.num_envs), self.count)
-            self.choice.random.bit_generator.advance(2**64)  # the first of the actors has drawn what came next
+            for random in (self.choice.random, self.selection and self.selection.random):
+                if random is not None:
+                    random.bit_generator.advance(2**64)  # the first of the actors has drawn what came next
             self.environments.episodes[:] = state["episodes"]
             self._begin(self.environments.reset())
             return False
         observation, stack = arrays["actor_observation"], arrays.get("actor_frames")
         carried = sum(name.startswith("actor_state_") for name in arrays)
-        self.choice.after = [arrays[f"actor_state_{i}"] for i in range(carried)]
+        self.choice.after = [ops.convert_to_tensor(arrays[f"actor_state_{i}"]) for i in range(carried)]
         if self.selection is not None and state["selection"] is not None:
             self.selection.restore(state["selection"])
         if self.environments.exact:

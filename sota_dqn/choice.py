@@ -64,12 +64,12 @@ class Choice:
 
     @property
     def memory(self):
-        """What is kept from one call to the next: the last actions and the states after them."""
-        return self.actions, self.after
+        """What is kept from one call to the next: the last actions, the states after them, and the state of chance."""
+        return self.actions, self.after, self.random.bit_generator.state
 
     @memory.setter
     def memory(self, memory):
-        self.actions, self.after = memory
+        self.actions, self.after, self.random.bit_generator.state = memory
 
     def __call__(self, observations, step, *, begun=None, rewards=None, which=()):
         """Returns actions, `[B]` int32, still on the device.
@@ -85,7 +85,7 @@ class Choice:
         uniform = self.random.random(len(observations), dtype="float32")
         size = len(observations)
         if self.recurrent is not None and (not self.after or len(self.after[0]) != size):
-            self.after = [ops.convert_to_numpy(state) for state in self.recurrent.zeros(size)]
+            self.after = self.recurrent.zeros(size)
         last = self._last(size, rewards) if self.previous else ()
         told = begun if self.remembers else ()
         made = self._choose(observations, uniform, np.float32(step), which, told, self.after, last)
@@ -94,7 +94,7 @@ class Choice:
 
     def _last(self, size, rewards):
         """Returns the last actions and what they brought, `[B]` each; zeros where there are none."""
-        actions = np.zeros(size, "int32") if self.actions is None or len(self.actions) != size else self.actions
+        actions = ops.zeros(size, "int32") if self.actions is None or len(self.actions) != size else self.actions
         rewards = np.zeros(size, "float32") if rewards is None else np.asarray(rewards, "float32")
         return actions, np.clip(rewards, -1.0, 1.0) if self.clip_rewards else rewards
 

@@ -6,6 +6,7 @@ class Chosen:
 
     recurrent = None
     remembers = previous = False
+    memory = None
 
     def __init__(self, function):
         self.function = function

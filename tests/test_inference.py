@@ -336,7 +336,7 @@ def test_errors_name_what_is_needed(saved, tmp_path):
         with pytest.raises((ValueError, TypeError), match=rf"Argument `{next(iter(settings))}` must be"):
             DQNInference(saved[0].model, **settings)
     for play in (agent.evaluate, agent.play, lambda seed: agent.record(tmp_path / "film.gif", seed=seed)):
-        with pytest.raises(ValueError, match=r"Argument `seed` must be an integer of at least 0"):
+        with pytest.raises(ValueError, match=r"Argument `seed` must be at least 0"):
             play(seed=-1)
     with pytest.raises(ValueError, match=r"model must output one value for each of the 2 actions\. Received: \(3,\)"):
         DQNInference(network(4, outputs=3), env="CartPole-v1")

@@ -121,6 +121,23 @@ def test_saved_in_the_middle_of_an_epoch(tmp_path):
     assert_same(never_stopped, resumed)
 
 
+@pytest.mark.parametrize("policy", [None, policies.Switching(policies.Greedy(), policies.EpsilonGreedy(1.0), 0.2)])
+def test_saved_while_it_learns(policy, tmp_path):
+    """The actions of the step are chosen by then, with chance that the resumed run must draw again."""
+
+    class Saves(callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.trainer.steps == 204:
+                self.trainer.save(tmp_path)
+
+    never_stopped = make(policy=policy, updates_per_step=1)
+    never_stopped.train(600, callbacks=[Saves()], verbose=0)
+    resumed = DQNTrainer.load(tmp_path)
+    assert resumed.steps == 204
+    resumed.train(600 - resumed.steps, verbose=0)
+    assert_same(never_stopped, resumed)
+
+
 def test_saved_when_an_epoch_is_complete_but_not_reported(tmp_path):
     """The last step of the epoch ends an episode, and more than one environment ends its episode there."""
     never_stopped = make(always_ending, num_envs=4, report_every=40, eval_env="CartPole-v1")
