@@ -25,9 +25,12 @@ COLOURS = {"^Input": MUTED, "Conv": "#3f8f86", "LSTM|GRU|RNN": "#8068a5", "Norm"
 def learning_curve(history, path, *, title=None):
     """Draws the learning curve of a run: returns above, loss and epsilon below, over environment steps.
 
+    What there is no number of yet is left out. Every evaluation is a dot, where `evaluations` rises; in a history that
+    does not count them, where `eval_return` changes.
+
     Args:
         history: A dict of lists with one number per epoch, as `trainer.history`: `steps`, `episode_return`, and where
-            there are any, `eval_return`, `loss` and `epsilon`. NaN leaves a gap.
+            there are any, `eval_return`, `evaluations`, `loss` and `epsilon`. What is not finite is passed over.
         path: Of the PNG file, which is replaced once the new one is complete. A missing directory is made.
         title: Above the curve; None for none.
     """
@@ -37,40 +40,64 @@ def learning_curve(history, path, *, title=None):
     figure = Figure(
         figsize=(7.2, 5.0), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.04)
     )
-    grid = figure.add_gridspec(2, 2, height_ratios=(2.6, 1))
     steps = np.asarray(history.get("steps", ()), float)
+    below = [name for name in ("loss", "epsilon") if np.isfinite(_column(history, name, steps)).any()]
+    grid = figure.add_gridspec(1 + bool(below), max(len(below), 1), height_ratios=(2.6, 1)[: 1 + bool(below)])
     main = figure.add_subplot(grid[0, :])
-    returns, evaluations = _column(history, "episode_return", steps), _column(history, "eval_return", steps)
-    thick = returns.size >= 60  # so many that the eye wants a mean
-    alone = np.isfinite(returns).sum() == 1  # no line yet
-    main.plot(
-        steps, returns, "o" if alone else "-", color=BLUE, alpha=0.35 if thick else 1, linewidth=1 if thick else 1.6
-    )
-    if thick:
-        main.plot(steps, _smoothed(returns, returns.size // 30), color=BLUE, linewidth=1.8)
-    main.plot([], [], color=BLUE, linewidth=1.8, label="training episodes")
-    if np.isfinite(evaluations).any():
-        # The history repeats an evaluation until the next one: the line is the last known, a dot an evaluation.
-        new = np.isfinite(evaluations) & (np.diff(evaluations, prepend=math.nan) != 0)
-        main.step(steps, evaluations, where="post", color=ORANGE, linewidth=1, alpha=0.6)
-        main.plot(steps[new], evaluations[new], "o", color=ORANGE, markersize=4.5 if new.sum() < 60 else 2.5)
-        main.plot([], [], "-o", color=ORANGE, linewidth=1, markersize=4.5, label="evaluation")
-    _axes(main, "return")
-    main.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best", handlelength=1.4)
+    _draw_returns(main, history, steps)
     if title:
         main.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
-    for column, name in enumerate(("loss", "epsilon")):
-        axes = figure.add_subplot(grid[1, column], sharex=main)
+    panels = [figure.add_subplot(grid[1, column], sharex=main) for column in range(len(below))]
+    for axes, name in zip(panels, below, strict=True):
         values = _column(history, name, steps)
         known = values[np.isfinite(values)]
-        axes.plot(steps, values, color=MUTED, linewidth=1.2)
-        if name == "loss" and known.size and known.min() > 0 and known.max() > 30 * known.min():
+        _line(axes, steps, values, color=MUTED, linewidth=1.2)
+        if name == "loss" and known.min() > 0 and known.max() > 30 * known.min():
             axes.set_yscale("log")
         elif name == "epsilon":
             axes.set_ylim(-0.05, 1.05)
         _axes(axes, name)
+    for axes in panels or [main]:
         axes.set_xlabel("environment steps", fontsize=9, color=MUTED)
     _save(figure, path)
+
+
+def _draw_returns(axes, history, steps):
+    """Draws the returns of the training episodes and of the evaluations, and the legend."""
+    returns, evaluations = _column(history, "episode_return", steps), _column(history, "eval_return", steps)
+    known = np.isfinite(returns)
+    thick = known.sum() >= 60  # so many that the eye wants a mean
+    _line(axes, steps, returns, color=BLUE, alpha=0.35 if thick else 1, linewidth=1 if thick else 1.6)
+    if thick:
+        _line(axes, steps[known], _smoothed(returns, returns.size // 30)[known], color=BLUE, linewidth=1.8)
+    if known.any():
+        axes.plot([], [], color=BLUE, linewidth=1.8, label="training episodes")
+    made = _evaluated(history, steps)
+    if made.any():
+        axes.plot(steps[made], evaluations[made], color=ORANGE, linewidth=0.8, alpha=0.6)
+        axes.plot(steps[made], evaluations[made], "o", color=ORANGE, markersize=4.5 if made.sum() < 60 else 2.5)
+        axes.plot([], [], "-o", color=ORANGE, linewidth=0.8, markersize=4.5, label="evaluation")
+    _axes(axes, "return")
+    if known.any() or made.any():
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best", handlelength=1.4)
+    else:
+        axes.set_xlim(0, max(steps.max(initial=0.0), 1.0))
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, color=MUTED, ha="center")
+
+
+def _line(axes, x, y, **style):
+    """Draws a line through the points that are finite, or a dot where there is but one."""
+    known = np.isfinite(x) & np.isfinite(y)
+    axes.plot(x[known], y[known], "o" if known.sum() == 1 else "-", **style)
+
+
+def _evaluated(history, steps):
+    """Returns which epochs ended with an evaluation, a bool each: the others repeat the last one."""
+    values, number = _column(history, "eval_return", steps), _column(history, "evaluations", steps)
+    before = np.fmax.accumulate(np.append(0.0, number))[:-1]
+    counted = np.isfinite(number)
+    return np.isfinite(values) & np.where(counted, number > before, np.diff(values, prepend=math.nan) != 0)
 
 
 def comparison(groups, path, *, x, y, title=None):
