@@ -312,12 +312,14 @@ def test_memory_spans_the_corridor(memory):
     assert "sequences" not in settings("cartpole", "none", corridor=None)
 
 
-@pytest.mark.parametrize(("task", "memorizes"), [("tmaze", "lstm"), ("cartpole", "none")])
-def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task, memorizes):
+@pytest.mark.parametrize(
+    ("task", "memorizes", "run_of"), [("tmaze", "lstm", "tmaze-3-lstm"), ("cartpole", "none", "cartpole-none")]
+)
+def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task, memorizes, run_of):
     monkeypatch.chdir(tmp_path)
     tiny = ["--task", task, "--memory", memorizes, "--corridor", "3"]
     run(monkeypatch, "memory/dqn_train.py", *tiny, "--steps", "1100")
-    directory = pathlib.Path("runs", f"{task}-{memorizes}")
+    directory = pathlib.Path("runs", run_of)
     said = capsys.readouterr().out
     config, history = read_run(directory)
     assert config["steps"] == 1104 and config["updates"] > 0  # whole steps of 16 environments
@@ -339,8 +341,10 @@ def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task
 
 def test_memory_inference_says_what_to_do(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="Train an agent first: .* --task cartpole"):
+    with pytest.raises(SystemExit, match="runs/cartpole-lstm/best.keras. Train an agent first: .* --task cartpole"):
         run(monkeypatch, "memory/dqn_inference.py", "--task", "cartpole")
+    with pytest.raises(SystemExit, match="runs/tmaze-10-lstm/best.keras. Train an agent first"):
+        run(monkeypatch, "memory/dqn_inference.py", "--corridor", "30")  # a longer way for the same agent
     with pytest.raises(SystemExit):
         run(monkeypatch, "memory/dqn_inference.py", "--window")
     assert "The T-maze has no window" in capsys.readouterr().err
