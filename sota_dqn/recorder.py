@@ -24,11 +24,14 @@ __all__ = ["Film", "caption", "check_path", "draw_text", "write_film"]
 
 SMALLEST = 128  # pixels: text is not legible on less, so smaller frames are enlarged before it is drawn
 GIF_TICK = 0.01  # seconds: the unit in which a GIF says how long a frame stays
+HOLD = 1.5  # seconds: how long the last frame stays, so that a film that is played for ever does not flicker
 GIF_FPS = 50  # browsers slow a GIF down whose frames stay for less than two ticks
 
 
 def write_film(path, frames, *, fps=30, every=1, scale=1.0):
     """Writes a film. It appears at `path` once it is complete; a film that was there before is replaced.
+
+    The last frame stays for 1.5 seconds.
 
     Args:
         path: A path ending in `.gif` or `.mp4`. A missing directory is made.
@@ -179,9 +182,11 @@ def _gif(path, fps):
     yield lambda frame: frames.append(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     # Each moment is rounded to a tick, not each duration, so that the film keeps its speed.
     moments = np.round(np.arange(len(frames) + 1) / (fps * GIF_TICK)) * GIF_TICK * 1000  # milliseconds
+    durations = np.diff(moments).round().astype("int32")
+    durations[-1] = max(durations[-1], round(HOLD * 1000))
     film = cv2.Animation()
     film.frames = frames
-    film.durations = np.diff(moments).round().astype("int32")
+    film.durations = durations
     film.loop_count = 0  # for ever
     # A palette per frame, no dithering (3 is none), no transparency: games are drawn in few colours, which this keeps.
     options = {
@@ -197,11 +202,13 @@ def _gif(path, fps):
 def _mp4(path, fps):
     executable = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()  # an extra
     encoder: Any = None
+    last: Any = None
 
     def write(frame):
-        nonlocal encoder
+        nonlocal encoder, last
         height, width = frame.shape[:2]
         frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)  # H.264 wants even sizes
+        last = frame
         if encoder is None:
             size = f"{frame.shape[1]}x{frame.shape[0]}"
             source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6f}", "-i", "-"]
@@ -216,6 +223,8 @@ def _mp4(path, fps):
     with tempfile.TemporaryFile() as log:
         try:
             yield write
+            for _ in range(round(HOLD * fps) - 1):
+                write(last)
             encoder.communicate()
         except BaseException:
             if encoder is not None:
