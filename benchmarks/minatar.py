@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from benchmarks import common
 from benchmarks.common import Run, select
@@ -123,6 +124,7 @@ def plot(records, path):
                 panel.set_xlabel(("environment steps", "seconds since the process started")[column], fontsize=8)
                 panel.tick_params(labelsize=8)
                 panel.grid(linewidth=0.3)
+        row[0].xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k, 1M
         row[0].set_ylabel("greedy return", fontsize=8)
         row[0].set_title(game, fontsize=9, loc="left")
         row[1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.05))

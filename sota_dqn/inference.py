@@ -162,7 +162,7 @@ class DQNInference:
         Args:
             path: A path ending in `.gif` or `.mp4`.
             seed: From which the episode's seed is made.
-            captions: Whether score and step are drawn.
+            captions: Whether score and step are shown, above the picture.
             every: Only one in so many frames is kept; the film keeps its speed.
             scale: Factor on height and width.
             max_steps: Environment steps after which the film ends; None for the whole episode.

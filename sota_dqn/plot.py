@@ -4,17 +4,17 @@ python -m sota_dqn.plot RUN RUN ...
 python -m sota_dqn.plot lstm=runs/a lstm=runs/b none=runs/c --x seconds --out memory.png
 
 Runs whose settings differ in the seed alone are one curve, the mean over the seeds with its 95 % bootstrap interval. A
-curve is named by the settings in which it differs from the others, or as LABEL=RUN says.
+curve is named by the settings in which it differs from the others, or as LABEL=RUN says; one that differs in none, by
+its environment or its directory. A mean is drawn where all its runs have values.
 """
 
 import argparse
 import json
 import pathlib
-import re
 
 import numpy as np
 
-from sota_dqn import plots
+from sota_dqn import labels, plots
 
 __all__ = ["group", "main", "read_run"]
 
@@ -22,7 +22,7 @@ PLACES = {"steps": "environment steps", "updates": "updates", "seconds": "second
 
 
 def read_run(path):
-    """Returns what `run.json` holds, of a run's directory or of the file itself.
+    """Returns what `run.json` holds, of a run's directory or of the file itself, and the directory's name.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -36,7 +36,8 @@ def read_run(path):
         )
     try:
         record = json.loads(file.read_text())
-        return {name: record[name] for name in ("run", "settings", "model", "history")}
+        found = {name: record[name] for name in ("run", "settings", "model", "history")}
+        return {**found, "directory": file.resolve().parent.name}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not what callbacks.RunLog writes ({type(error).__name__}: {error}).") from error
 
@@ -64,52 +65,19 @@ def group(runs):
     Args:
         runs: Pairs of a label, or None, and a record.
     """
-    described = [(label, _describe(record), record) for label, record in runs]
-    unnamed = [settings for label, settings, _ in described if label is None]
-    differing = [
-        name for name in dict.fromkeys(n for s in unnamed for n in s) if len({s.get(name) for s in unnamed}) > 1
-    ]
-    groups: dict[str, list] = {}
-    for label, settings, record in described:
+    described: dict[frozenset, dict] = {}
+    groups: dict[str | frozenset, list] = {}
+    for label, record in runs:
+        key = label
         if label is None:
-            label = ", ".join(f"{name} {settings.get(name, '-')}" for name in differing) or settings["env"]
-        groups.setdefault(label, []).append(record)
-    return groups
-
-
-def _describe(record):
-    """Returns a run's settings but the seed as a flat dict of texts."""
-    settings, model = record["settings"], record["model"]
-    arguments = {name: _short(value) for name, value in settings["arguments"].items() if name != "seed"}
-    optimizer = {f"optimizer's {key}": _unnumbered(value) for key, value in model.get("optimizer", {}).items()}
-    return {
-        **arguments,
-        "model": f"{_unnumbered(model['name'])} ({model['parameters']:,})",
-        **optimizer,
-        "loss": model.get("loss"),
-        "backend": settings["backend"],
-    }
-
-
-def _unnumbered(name):
-    """Returns a name without the number that Keras gives to the models and optimizers that a process makes."""
-    return re.sub(r"_\d+$", "", name)
-
-
-def _short(value):
-    """Returns an argument, as a checkpoint encodes it, as a text that a reader knows."""
-    if isinstance(value, dict) and "call" in value:
-        arguments = ", ".join(f"{name}={_short(item)}" for name, item in value.get("arguments", {}).items())
-        return f"{value['call'].partition(':')[2]}({arguments})"
-    if isinstance(value, dict) and "name" in value:
-        return value["name"].partition(":")[2]
-    if isinstance(value, dict) and "given" in value:
-        return value["given"]
-    if isinstance(value, dict) and "dict" in value:
-        return "{" + ", ".join(f"{_short(key)}: {_short(item)}" for key, item in value["dict"]) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_short, value)) + "]"
-    return str(value)
+            settings = labels.describe(record)
+            key = frozenset(settings.items())
+            described[key] = settings
+        groups.setdefault(key, []).append(record)
+    names = [labels.environment(groups[key][0]) or groups[key][0].get("directory", "run") for key in described]
+    told = labels.tell_apart(list(described.values()), names)
+    found: dict[str | frozenset, str] = dict(zip(described, labels.numbered(told, taken=groups), strict=True))
+    return {found.get(key, key): records for key, records in groups.items()}
 
 
 def _parse_run(text):

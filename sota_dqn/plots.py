@@ -6,6 +6,7 @@ boxes a diagram has, and where they go, `sota_dqn.graphs` decides.
 
 import math
 import re
+import textwrap
 
 import numpy as np
 
@@ -19,15 +20,19 @@ BLUE, ORANGE = "#4878a8", "#d1793f"
 LINES = (BLUE, ORANGE, "#3f8f86", "#8068a5", "#b09a4f", "#b5545c", "#5f6b78", "#8a9a3b")
 HEIGHT, GAP, MARGIN = 0.48, 0.3, 0.15  # of a box, between two, and around all, in inches
 BOLD, PLAIN = 0.093, 0.066  # mean width of a letter of a box's title and of its other text, in inches
+ROOM = 84  # letters of a legend side by side
 COLOURS = {"^Input": MUTED, "Conv": "#3f8f86", "LSTM|GRU|RNN": "#8068a5", "Norm": "#b09a4f"}  # by the layer's class
 
 
 def learning_curve(history, path, *, title=None):
     """Draws the learning curve of a run: returns above, loss and epsilon below, over environment steps.
 
+    What there is no number of yet is left out. Every evaluation is a dot, where `evaluations` rises; in a history that
+    does not count them, where `eval_return` changes.
+
     Args:
         history: A dict of lists with one number per epoch, as `trainer.history`: `steps`, `episode_return`, and where
-            there are any, `eval_return`, `loss` and `epsilon`. NaN leaves a gap.
+            there are any, `eval_return`, `evaluations`, `loss` and `epsilon`. What is not finite is passed over.
         path: Of the PNG file, which is replaced once the new one is complete. A missing directory is made.
         title: Above the curve; None for none.
     """
@@ -37,47 +42,71 @@ def learning_curve(history, path, *, title=None):
     figure = Figure(
         figsize=(7.2, 5.0), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.04)
     )
-    grid = figure.add_gridspec(2, 2, height_ratios=(2.6, 1))
     steps = np.asarray(history.get("steps", ()), float)
+    below = [name for name in ("loss", "epsilon") if np.isfinite(_column(history, name, steps)).any()]
+    grid = figure.add_gridspec(1 + bool(below), max(len(below), 1), height_ratios=(2.6, 1)[: 1 + bool(below)])
     main = figure.add_subplot(grid[0, :])
-    returns, evaluations = _column(history, "episode_return", steps), _column(history, "eval_return", steps)
-    thick = returns.size >= 60  # so many that the eye wants a mean
-    alone = np.isfinite(returns).sum() == 1  # no line yet
-    main.plot(
-        steps, returns, "o" if alone else "-", color=BLUE, alpha=0.35 if thick else 1, linewidth=1 if thick else 1.6
-    )
-    if thick:
-        main.plot(steps, _smoothed(returns, returns.size // 30), color=BLUE, linewidth=1.8)
-    main.plot([], [], color=BLUE, linewidth=1.8, label="training episodes")
-    if np.isfinite(evaluations).any():
-        # The history repeats an evaluation until the next one: the line is the last known, a dot an evaluation.
-        new = np.isfinite(evaluations) & (np.diff(evaluations, prepend=math.nan) != 0)
-        main.step(steps, evaluations, where="post", color=ORANGE, linewidth=1, alpha=0.6)
-        main.plot(steps[new], evaluations[new], "o", color=ORANGE, markersize=4.5 if new.sum() < 60 else 2.5)
-        main.plot([], [], "-o", color=ORANGE, linewidth=1, markersize=4.5, label="evaluation")
-    _axes(main, "return")
-    main.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best", handlelength=1.4)
+    _draw_returns(main, history, steps)
     if title:
         main.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
-    for column, name in enumerate(("loss", "epsilon")):
-        axes = figure.add_subplot(grid[1, column], sharex=main)
+    panels = [figure.add_subplot(grid[1, column], sharex=main) for column in range(len(below))]
+    for axes, name in zip(panels, below, strict=True):
         values = _column(history, name, steps)
         known = values[np.isfinite(values)]
-        axes.plot(steps, values, color=MUTED, linewidth=1.2)
-        if name == "loss" and known.size and known.min() > 0 and known.max() > 30 * known.min():
+        _line(axes, steps, values, color=MUTED, linewidth=1.2)
+        if name == "loss" and known.min() > 0 and known.max() > 30 * known.min():
             axes.set_yscale("log")
         elif name == "epsilon":
             axes.set_ylim(-0.05, 1.05)
         _axes(axes, name)
+    for axes in panels or [main]:
         axes.set_xlabel("environment steps", fontsize=9, color=MUTED)
     _save(figure, path)
+
+
+def _draw_returns(axes, history, steps):
+    """Draws the returns of the training episodes and of the evaluations, and the legend."""
+    returns, evaluations = _column(history, "episode_return", steps), _column(history, "eval_return", steps)
+    known = np.isfinite(returns)
+    thick = known.sum() >= 60  # so many that the eye wants a mean
+    _line(axes, steps, returns, color=BLUE, alpha=0.35 if thick else 1, linewidth=1 if thick else 1.6)
+    if thick:
+        _line(axes, steps[known], _smoothed(returns, returns.size // 30)[known], color=BLUE, linewidth=1.8)
+    if known.any():
+        axes.plot([], [], color=BLUE, linewidth=1.8, label="training episodes")
+    made = _evaluated(history, steps)
+    if made.any():
+        axes.plot(steps[made], evaluations[made], color=ORANGE, linewidth=0.8, alpha=0.6)
+        axes.plot(steps[made], evaluations[made], "o", color=ORANGE, markersize=4.5 if made.sum() < 60 else 2.5)
+        axes.plot([], [], "-o", color=ORANGE, linewidth=0.8, markersize=4.5, label="evaluation")
+    _axes(axes, "return")
+    if known.any() or made.any():
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best", handlelength=1.4)
+    else:
+        axes.set_xlim(0, max(steps.max(initial=0.0), 1.0))
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, color=MUTED, ha="center")
+
+
+def _line(axes, x, y, **style):
+    """Draws a line through the points that are finite, or a dot where there is but one."""
+    known = np.isfinite(x) & np.isfinite(y)
+    axes.plot(x[known], y[known], "o" if known.sum() == 1 else "-", **style)
+
+
+def _evaluated(history, steps):
+    """Returns which epochs ended with an evaluation, a bool each: the others repeat the last one."""
+    values, number = _column(history, "eval_return", steps), _column(history, "evaluations", steps)
+    before = np.fmax.accumulate(np.append(0.0, number))[:-1]
+    counted = np.isfinite(number)
+    return np.isfinite(values) & np.where(counted, number > before, np.diff(values, prepend=math.nan) != 0)
 
 
 def comparison(groups, path, *, x, y, title=None):
     """Draws a curve for each group of runs: the mean of their curves, and a band around it.
 
-    The mean at any place is that of the runs that have come so far; the band is its 95 % bootstrap interval, over the
-    runs of the group, and is missing where there is one run.
+    The mean is drawn where all runs of the group have values; the band is its 95 % bootstrap interval, over the runs of
+    the group, and is missing where there is one run. Runs that have no place in common are drawn one by one.
 
     Args:
         groups: A dict of labels and lists of runs, each a pair of arrays: places, rising, and values.
@@ -93,42 +122,55 @@ def comparison(groups, path, *, x, y, title=None):
     for number, (label, runs) in enumerate(groups.items()):
         places, mean, low, high = mean_curve(runs)
         colour = LINES[number % len(LINES)]
+        if not len(places):
+            for i, (at, values) in enumerate(runs):
+                name = f"{label} ({len(runs)} runs that never overlap: no mean)" if i == 0 else None
+                axes.plot(at, values, "o-" if len(at) == 1 else "-", color=colour, linewidth=0.7, label=name)
+            continue
         name = f"{label} ({len(runs)} runs)" if len(runs) > 1 else label
         axes.plot(places, mean, "o-" if len(places) == 1 else "-", color=colour, linewidth=1.6, label=name)
         axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
     _axes(axes, y)
     axes.set_xlabel(x, fontsize=9, color=MUTED)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best", handlelength=1.4)
+    _legend_below(figure, axes)
     if title:
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
     _save(figure, path)
 
 
+def _legend_below(figure, axes):
+    """Adds a legend below the axes, in as many columns as its labels have room for; the figure grows with it."""
+    handles, names = axes.get_legend_handles_labels()
+    names = [textwrap.fill(name, ROOM) for name in names]
+    longest = max((len(line) for name in names for line in name.splitlines()), default=1)
+    columns = max(1, min(len(names), ROOM // (longest + 6)))
+    rows = sum(name.count("\n") + 1 for name in names) if columns == 1 else math.ceil(len(names) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(rows - 1, 0))
+    style = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 1.4}
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, **style)
+
+
 def mean_curve(runs, *, points=200, resamples=1_000):
     """Returns places, mean, and the low and high end of its 95 % bootstrap interval, `[P]` each.
 
+    P is 0 where the runs have no place in common, and the interval is NaN where there is but one run.
+
     Args:
         runs: Pairs of arrays: places, rising, and values. Between two places a run's values lie on a line.
-        points: At most so many places, evenly from the first to the last.
+        points: At most so many places, evenly from the first that all runs have to the last.
         resamples: Samples of the runs, drawn with replacement, of which the interval is made.
     """
+    first, last = max(places[0] for places, _ in runs), min(places[-1] for places, _ in runs)
     every = np.unique(np.concatenate([places for places, _ in runs]))
-    places = every if len(every) <= points else np.linspace(every[0], every[-1], points)
-    values = np.array([np.interp(places, x, y, left=math.nan, right=math.nan) for x, y in runs])  # [R, P]
-    known = np.isfinite(values)
-    places, values, known = (array[..., known.any(axis=0)] for array in (places, values, known))
-    mean = _mean_of(values, known, np.ones((1, len(runs))))[0]
+    every = every[(first <= every) & (every <= last)]
+    places = every if len(every) <= points else np.linspace(first, last, points)
+    values = np.array([np.interp(places, x, y) for x, y in runs])  # [R, P]
+    mean = values.mean(axis=0)
+    if len(runs) == 1:
+        return places, mean, np.full_like(mean, math.nan), np.full_like(mean, math.nan)
     drawn = np.random.default_rng(0).multinomial(len(runs), [1 / len(runs)] * len(runs), size=resamples)
-    means = _mean_of(values, known, drawn)  # [S, P]
-    low, high = np.nanquantile(means, [0.025, 0.975], axis=0)
-    alone = known.sum(axis=0) < 2
-    return places, mean, np.where(alone, math.nan, low), np.where(alone, math.nan, high)
-
-
-def _mean_of(values, known, weights):
-    """Returns the means of those `values` (`[R, P]`) that are `known`, by `weights` (`[S, R]`): `[S, P]`."""
-    total, count = weights @ np.where(known, values, 0.0), weights @ known
-    return np.where(count > 0, total / np.maximum(count, 1e-9), math.nan)
+    low, high = np.quantile(drawn @ values / len(runs), [0.025, 0.975], axis=0)
+    return places, mean, low, high
 
 
 def _column(history, name, steps):

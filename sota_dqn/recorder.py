@@ -1,4 +1,4 @@
-"""Films: GIF through OpenCV, MP4 (H.264) through imageio-ffmpeg, with the score and the step drawn on every frame.
+"""Films: GIF through OpenCV, MP4 (H.264) through imageio-ffmpeg, with score and step in a strip above every frame.
 
 Frames are uint8 `[H, W, 3]`, RGB. `write_film` takes them from an iterable, `Film` one by one. To add a format, write a
 context manager beside `_gif` that is given a path and the frames per second and yields a function that takes a frame,
@@ -22,13 +22,17 @@ from sota_dqn.files import check_writable, replacing
 
 __all__ = ["Film", "caption", "check_path", "draw_text", "write_film"]
 
-SMALLEST = 128  # pixels: text is not legible on less, so smaller frames are enlarged before it is drawn
+SMALLEST = 128  # pixels: text is not legible above less, so narrower frames are enlarged before it is drawn
+GROUND = (24, 28, 36)  # of the strip
 GIF_TICK = 0.01  # seconds: the unit in which a GIF says how long a frame stays
+HOLD = 1.5  # seconds: how long the last frame stays, so that a film that is played for ever does not flicker
 GIF_FPS = 50  # browsers slow a GIF down whose frames stay for less than two ticks
 
 
 def write_film(path, frames, *, fps=30, every=1, scale=1.0):
     """Writes a film. It appears at `path` once it is complete; a film that was there before is replaced.
+
+    The last frame stays for 1.5 seconds.
 
     Args:
         path: A path ending in `.gif` or `.mp4`. A missing directory is made.
@@ -134,33 +138,31 @@ def check_path(path):
 
 
 def caption(score, step):
-    """Returns the two lines that films show: the return so far and the environment steps since the reset."""
+    """Returns the two texts that films show: the return so far and the environment steps since the reset."""
     return [f"score {score:,.0f}" if float(score).is_integer() else f"score {score:,.1f}", f"step {step:,}"]
 
 
-def draw_text(frame, lines):
-    """Returns a copy of `frame` with `lines` of text in its upper left corner, on a dark ground.
+def draw_text(frame, texts):
+    """Returns `frame` below a dark strip with `texts`, each at the left of its share of the width.
 
     Args:
-        frame: uint8 `[H, W, 3]`, RGB. One that is smaller than 128 pixels in height or width is enlarged by a whole
-            factor first, as text would not be legible on it.
-        lines: A list of strings.
+        frame: uint8 `[H, W, 3]`, RGB. One that is narrower than 128 pixels is enlarged by a whole factor first, as text
+            would not be legible above it.
+        texts: A list of strings, at least one; all become smaller where one has not enough room.
     """
     frame = _check_frame(frame)
-    frame = _scaled(frame, math.ceil(SMALLEST / min(frame.shape[:2]))).copy()
+    frame = _scaled(frame, math.ceil(SMALLEST / frame.shape[1]))
     height, width = frame.shape[:2]
     font, weight = cv2.FontFace("sans"), 500
     size = round(min(max(11, height / 20), 32))  # pixels
-    line = round(1.35 * size)
-    margin, padding = size // 2, round(0.45 * size)
-    longest = max((cv2.getTextSize((width, height), text, (0, 0), font, size, weight)[2] for text in lines), default=0)
-    bottom, right = margin + 2 * padding + line * len(lines), margin + 2 * padding + longest
-    ground = frame[margin:bottom, margin:right]
-    ground[:] = (0.3 * ground + 0.7 * np.array([24, 28, 36])).astype("uint8")
-    for i, text in enumerate(lines):
-        baseline = margin + padding + i * line + round(1.03 * size)
-        cv2.putText(frame, text, (margin + padding, baseline), (255, 255, 255), font, size, weight)
-    return frame
+    padding, share = size // 2, width // len(texts)
+    strip = np.full((round(1.35 * size) + padding, width, 3), GROUND, np.uint8)
+    baseline = padding // 2 + round(1.03 * size)
+    longest = max(cv2.getTextSize((width, height), text, (0, 0), font, size, weight)[2] for text in texts)
+    size = max(1, int(size * min(1, (share - padding) / max(longest, 1))))
+    for i, text in enumerate(texts):
+        cv2.putText(strip, text, (padding + i * share, baseline), (255, 255, 255), font, size, weight)
+    return np.concatenate([strip, frame])
 
 
 @contextlib.contextmanager
@@ -169,9 +171,11 @@ def _gif(path, fps):
     yield lambda frame: frames.append(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     # Each moment is rounded to a tick, not each duration, so that the film keeps its speed.
     moments = np.round(np.arange(len(frames) + 1) / (fps * GIF_TICK)) * GIF_TICK * 1000  # milliseconds
+    durations = np.diff(moments).round().astype("int32")
+    durations[-1] = max(durations[-1], round(HOLD * 1000))
     film = cv2.Animation()
     film.frames = frames
-    film.durations = np.diff(moments).round().astype("int32")
+    film.durations = durations
     film.loop_count = 0  # for ever
     # A palette per frame, no dithering (3 is none), no transparency: games are drawn in few colours, which this keeps.
     options = {
@@ -187,11 +191,13 @@ def _gif(path, fps):
 def _mp4(path, fps):
     executable = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()  # an extra
     encoder: Any = None
+    last: Any = None
 
     def write(frame):
-        nonlocal encoder
+        nonlocal encoder, last
         height, width = frame.shape[:2]
         frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)  # H.264 wants even sizes
+        last = frame
         if encoder is None:
             size = f"{frame.shape[1]}x{frame.shape[0]}"
             source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6f}", "-i", "-"]
@@ -206,6 +212,8 @@ def _mp4(path, fps):
     with tempfile.TemporaryFile() as log:
         try:
             yield write
+            for _ in range(round(HOLD * fps) - 1):
+                write(last)
             encoder.communicate()
         except BaseException:
             if encoder is not None:

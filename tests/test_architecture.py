@@ -29,6 +29,7 @@ FLOORS = [
         "environments",
         "models",
         "plots",
+        "labels",
         "evaluation",
     },
     {

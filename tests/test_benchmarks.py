@@ -265,6 +265,17 @@ def test_minatar_tables(tmp_path):
     assert "MinAtar 1. An evaluation is 20 greedy" in (tmp_path / "minatar.md").read_text(encoding="utf-8")
 
 
+def test_minatar_picture_has_short_steps(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(minatar.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    run = {"game": "breakout", "backend": "jax", "steps": 1_000_000, "seed": 0}
+    minatar.plot([record(**run, evaluations=evaluations(0, 1, 2, 3, 4, every=200_000))], "minatar.png")
+    drawn[0].draw_without_rendering()
+    axis = drawn[0].axes[0].xaxis
+    assert {"200k", "1M"} <= {label.get_text() for label in axis.get_ticklabels()}
+    assert axis.get_offset_text().get_text() == ""
+
+
 def test_minatar_plan():
     options = argparse.Namespace(seeds=2, games=["breakout", "freeway"], steps=None, backend="jax", n_step=None)
     assert [tuple(run.key.values()) for run in minatar.plan(options)] == [

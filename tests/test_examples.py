@@ -184,8 +184,8 @@ def test_minatar_picture(games):
     env = games.Game("breakout")(render_mode="rgb_array")
     env.reset(seed=0)
     frame, colours = env.render(), env.unwrapped.colours
-    assert frame.shape == (260, 200, 3) and frame.dtype == np.uint8
-    cells = frame[games.BAND * games.CELL :: games.CELL, :: games.CELL]
+    assert frame.shape == (200, 200, 3) and frame.dtype == np.uint8
+    cells = frame[:: games.CELL, :: games.CELL]
     assert (cells[1:3] == colours[4]).all()  # bricks
     assert (cells[9, 4] == colours[1]).all()  # the paddle
     assert (cells[5] == 0).all()
@@ -264,20 +264,20 @@ def test_tmaze_picture(memory):
     env = tmaze.TMaze(10, render_mode="rgb_array")
     env.reset(seed=0)
     frame = env.render()
-    assert frame.shape == (140, 300, 3) and frame.dtype == np.uint8
-    up, down = frame[3 * tmaze.CELL, 12 * tmaze.CELL], frame[5 * tmaze.CELL, 12 * tmaze.CELL]
+    assert frame.shape == (100, 300, 3) and frame.dtype == np.uint8
+    up, down = frame[tmaze.CELL, 12 * tmaze.CELL], frame[3 * tmaze.CELL, 12 * tmaze.CELL]
     right = env.right == tmaze.UP
     assert tuple(up) == (tmaze.RIGHT if right else tmaze.WRONG) and tuple(down) == (
         tmaze.WRONG if right else tmaze.RIGHT
     )
-    cue = frame[(3 if right else 5) * tmaze.CELL, 2 * tmaze.CELL]
+    cue = frame[(1 if right else 3) * tmaze.CELL, 2 * tmaze.CELL]
     middle = tmaze.CELL // 2
     assert tuple(cue) == tmaze.RIGHT
     for place in range(10):
-        assert tuple(env.render()[4 * tmaze.CELL + middle, (2 + place) * tmaze.CELL + middle]) == tmaze.AGENT
+        assert tuple(env.render()[2 * tmaze.CELL + middle, (2 + place) * tmaze.CELL + middle]) == tmaze.AGENT
         env.step(0)
     env.step(tmaze.UP)
-    assert tuple(env.render()[3 * tmaze.CELL + middle, 12 * tmaze.CELL + middle]) == tmaze.AGENT
+    assert tuple(env.render()[tmaze.CELL + middle, 12 * tmaze.CELL + middle]) == tmaze.AGENT
 
 
 @pytest.mark.parametrize(
@@ -312,12 +312,14 @@ def test_memory_spans_the_corridor(memory):
     assert "sequences" not in settings("cartpole", "none", corridor=None)
 
 
-@pytest.mark.parametrize(("task", "memorizes"), [("tmaze", "lstm"), ("cartpole", "none")])
-def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task, memorizes):
+@pytest.mark.parametrize(
+    ("task", "memorizes", "run_of"), [("tmaze", "lstm", "tmaze-3-lstm"), ("cartpole", "none", "cartpole-none")]
+)
+def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task, memorizes, run_of):
     monkeypatch.chdir(tmp_path)
     tiny = ["--task", task, "--memory", memorizes, "--corridor", "3"]
     run(monkeypatch, "memory/dqn_train.py", *tiny, "--steps", "1100")
-    directory = pathlib.Path("runs", f"{task}-{memorizes}")
+    directory = pathlib.Path("runs", run_of)
     said = capsys.readouterr().out
     config, history = read_run(directory)
     assert config["steps"] == 1104 and config["updates"] > 0  # whole steps of 16 environments
@@ -339,8 +341,10 @@ def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task
 
 def test_memory_inference_says_what_to_do(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="Train an agent first: .* --task cartpole"):
+    with pytest.raises(SystemExit, match="runs/cartpole-lstm/best.keras. Train an agent first: .* --task cartpole"):
         run(monkeypatch, "memory/dqn_inference.py", "--task", "cartpole")
+    with pytest.raises(SystemExit, match="runs/tmaze-10-lstm/best.keras. Train an agent first"):
+        run(monkeypatch, "memory/dqn_inference.py", "--corridor", "30")  # a longer way for the same agent
     with pytest.raises(SystemExit):
         run(monkeypatch, "memory/dqn_inference.py", "--window")
     assert "The T-maze has no window" in capsys.readouterr().err

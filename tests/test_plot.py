@@ -1,14 +1,13 @@
 """Runs that are recorded and compared: what is in `run.json`, how runs are grouped, the mean curve, the command."""
 
 import json
-import math
 
 import cv2
 import numpy as np
 import pytest
 from runs import make
 
-from sota_dqn import DQNTrainer, callbacks, plot, plots, policies
+from sota_dqn import DQNTrainer, callbacks, plot, plots
 
 
 def test_a_run_is_recorded_and_goes_on_under_its_id(tmp_path):
@@ -79,22 +78,29 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group():
     }
     rates = plot.group([(None, one), (None, run(rate="0.01")), (None, run(loss="Huber"))])
     assert list(rates) == [
-        "optimizer's learning_rate 0.001, loss mse",
-        "optimizer's learning_rate 0.01, loss mse",
-        "optimizer's learning_rate 0.001, loss Huber",
+        "learning_rate 0.001, loss mse",
+        "learning_rate 0.01, loss mse",
+        "learning_rate 0.001, loss Huber",
     ]
 
 
-def test_labels_are_readable():
-    trainer = make(policy=policies.Mixture({"a": policies.Greedy(), "b": policies.EpsilonGreedy(0.1)}))
-    arguments = trainer.settings["arguments"]
-    assert (
-        plot._short(arguments["policy"])
-        == "Mixture(policies={a: Greedy(), b: EpsilonGreedy(epsilon=0.1)}, weights=None)"
-    )
-    assert plot._short(arguments["target"]) == "double"
-    assert plot._short({"given": "mine"}) == "mine"
-    assert plot._short([1, "x"]) == "[1, x]"
+def test_no_run_is_lost_where_labels_are_the_same():
+    one, other = run(0), run(0, n_step=1)
+    assert plot.group([("n_step 1", one), (None, one), (None, other)]) == {
+        "n_step 1": [one],
+        "n_step 5": [one],
+        "n_step 1 (2)": [other],
+    }
+    assert plot.group([("CartPole-v1", one), (None, other)]) == {"CartPole-v1": [one], "CartPole-v1 (2)": [other]}
+
+
+def test_a_run_that_differs_in_nothing_is_named_by_its_environment_or_directory(tmp_path):
+    pong = run(env={"call": "atari:Atari", "arguments": {"id": "ALE/Pong-v5", "raw": None}})
+    assert list(plot.group([(None, pong), (None, pong)])) == ["ALE/Pong-v5"]
+    (tmp_path / "maze").mkdir()
+    (tmp_path / "maze" / "run.json").write_text(json.dumps(run(env={"given": "partial"})))
+    for path in ("maze", "maze/run.json"):
+        assert list(plot.group([(None, plot.read_run(tmp_path / path))])) == ["maze"]
 
 
 def test_curve():
@@ -110,10 +116,42 @@ def test_curve():
 def test_mean_curve_by_hand():
     runs = [(np.array([0.0, 10.0]), np.array([0.0, 10.0])), (np.array([0.0, 20.0]), np.array([4.0, 4.0]))]
     places, mean, low, high = plots.mean_curve(runs)
-    np.testing.assert_array_equal(places, [0, 10, 20])
-    np.testing.assert_allclose(mean, [2, 7, 4])  # the first run has not come to 20
-    np.testing.assert_allclose(low, [0, 4, math.nan])  # of two runs the interval is from one to the other
-    np.testing.assert_allclose(high, [4, 10, math.nan])
+    np.testing.assert_array_equal(places, [0, 10])  # the first run has not come to 20
+    np.testing.assert_allclose(mean, [2, 7])
+    np.testing.assert_allclose(low, [0, 4])  # of two runs the interval is from one to the other
+    np.testing.assert_allclose(high, [4, 10])
+    places, mean, low, high = plots.mean_curve(runs[:1])
+    np.testing.assert_array_equal(mean, [0, 10])
+    assert np.isnan(low).all() and np.isnan(high).all()
+
+
+def test_runs_without_a_place_in_common_are_drawn_one_by_one(monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    apart = [(np.array([0.0, 10.0]), np.array([0.0, 10.0])), (np.array([11.0, 20.0]), np.array([4.0, 4.0]))]
+    assert [len(found) for found in plots.mean_curve(apart)] == [0] * 4
+    plots.comparison({"a": apart, "b": apart[:1] * 2}, "curves.png", x="seconds of training", y="return")
+    first, second, mean = figures[0].axes[0].lines
+    np.testing.assert_array_equal(first.get_xdata(), [0, 10])
+    np.testing.assert_array_equal(second.get_xdata(), [11, 20])
+    assert first.get_linewidth() < mean.get_linewidth() and first.get_color() == second.get_color()
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
+        "a (2 runs that never overlap: no mean)",
+        "b (2 runs)",
+    ]
+
+
+def test_labels_are_below_the_axes_and_inside_the_picture(monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    runs = [(np.array([0.0, 10.0]), np.array([0.0, 10.0]))]
+    for names in (["a", "b"], [f"{i}" + " long" * 40 for i in range(3)], [f"one of twelve: {i}" for i in range(12)]):
+        plots.comparison(dict.fromkeys(names, runs), "curves.png", x="steps", y="return")
+        figure = figures[-1]
+        figure.draw_without_rendering()
+        legend, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_tightbbox()
+        assert legend.x0 >= 0 and legend.x1 <= figure.bbox.x1 and legend.y0 >= 0
+        assert legend.y1 <= axes.y0 + 2 and axes.height > 250
 
 
 def test_mean_curve_of_many_places():

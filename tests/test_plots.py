@@ -54,6 +54,57 @@ def test_learning_curve_without_evaluations(tmp_path):
     assert drawn(image, plots.BLUE) > 100
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, in place of their files."""
+    saved = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: saved.append(figure))
+    return saved
+
+
+def lines(axes, colour):
+    """Returns the points of the lines of a colour, `[N, 2]` each, but for those that are there for the legend."""
+    return [line.get_xydata() for line in axes.lines if line.get_color() == colour and len(line.get_xdata())]
+
+
+def test_every_evaluation_is_a_dot_and_they_are_joined(figures):
+    columns = {"steps": [1, 2, 3, 4, 5], "eval_return": [math.nan, 9, 9, 9, 8], "evaluations": [0, 1, 1, 2, 3]}
+    plots.learning_curve(columns, "curve.png")
+    joined, dots = lines(figures[0].axes[0], plots.ORANGE)
+    np.testing.assert_array_equal(dots, [[2, 9], [4, 9], [5, 8]])
+    np.testing.assert_array_equal(joined, dots)  # no stairs
+    plots.learning_curve({**columns, "evaluations": [math.nan] * 3 + [2, 2]}, "curve.png")  # not counted at first
+    np.testing.assert_array_equal(lines(figures[1].axes[0], plots.ORANGE)[1], [[2, 9], [4, 9]])
+    del columns["evaluations"]
+    plots.learning_curve(columns, "curve.png")
+    np.testing.assert_array_equal(lines(figures[2].axes[0], plots.ORANGE)[1], [[2, 9], [5, 8]])
+
+
+@pytest.mark.parametrize("number", [6, 200])
+def test_epochs_without_an_episode_leave_no_gap(figures, number):
+    returns = np.where(np.arange(number) % 2, np.arange(number), math.nan)
+    plots.learning_curve({"steps": list(range(number)), "episode_return": returns}, "curve.png")
+    found = lines(figures[0].axes[0], plots.BLUE)
+    assert len(found) == 1 + (number == 200)  # the mean
+    np.testing.assert_array_equal(found[0][:, 0], np.arange(1, number, 2))
+    assert np.isfinite(found).all()
+
+
+def test_what_there_is_nothing_of_is_left_out(figures):
+    def drawn_of(**columns):
+        plots.learning_curve({"steps": [1, 2], **columns}, "curve.png")
+        main, *others = figures[-1].axes
+        legend = [text.get_text() for text in main.get_legend().get_texts()] if main.get_legend() else []
+        return [axes.get_ylabel() for axes in others], legend
+
+    nothing = [math.nan, math.nan]
+    assert drawn_of(episode_return=nothing, loss=nothing) == ([], [])
+    assert [text.get_text() for text in figures[-1].axes[0].texts] == ["no episode has ended yet"]
+    assert drawn_of(episode_return=nothing, epsilon=[1, 1]) == (["epsilon"], [])
+    assert drawn_of(episode_return=[1, 2], loss=nothing, epsilon=[1, 1]) == (["epsilon"], ["training episodes"])
+    assert drawn_of(eval_return=[1, 2], loss=[math.nan, 3], epsilon=[1, 1]) == (["loss", "epsilon"], ["evaluation"])
+
+
 @pytest.mark.parametrize(
     "columns",
     [

@@ -3,11 +3,13 @@
 The example and `benchmarks.memory` take them from here. To add a task, add its numbers to `STEPS` and `settings`.
 """
 
+import pathlib
+
 import keras
 
 from sota_dqn import Sequences, policies, schedules
 
-__all__ = ["MEMORIES", "STEPS", "THRESHOLD", "build_model", "settings"]
+__all__ = ["MEMORIES", "STEPS", "THRESHOLD", "build_model", "run_of", "settings"]
 
 MEMORIES = ("lstm", "none")
 STEPS = {"tmaze": 20_000, "cartpole": 200_000}  # environment steps of a run, at most
@@ -32,6 +34,11 @@ def build_model(env, memory):
     )
     model.compile(optimizer=keras.optimizers.Adam(5e-4, global_clipnorm=10.0), loss="mse")
     return model
+
+
+def run_of(task, memory, *, corridor):
+    """Returns the directory of a run where none is given, one for each corridor of the T-maze."""
+    return pathlib.Path("runs", f"tmaze-{corridor}-{memory}" if task == "tmaze" else f"{task}-{memory}")
 
 
 def settings(task, memory, *, corridor=10):

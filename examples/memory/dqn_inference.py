@@ -1,7 +1,7 @@
 """Loads an agent that was trained on a task that needs memory, evaluates it and films it.
 
 python examples/memory/dqn_inference.py                                    # the best model of dqn_train.py's run
-python examples/memory/dqn_inference.py --corridor 20                      # a longer way than it was trained on
+python examples/memory/dqn_inference.py --corridor 20                      # a longer way than the 10 of that run
 python examples/memory/dqn_inference.py --task cartpole --window           # the best model of that run, live
 """
 
@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 import cartpole
-from agents import STEPS
+from agents import STEPS, run_of
 from tmaze import TMaze
 
 from sota_dqn import DQNInference
@@ -23,7 +23,7 @@ def main():
         "source",
         nargs="?",
         type=pathlib.Path,
-        help="a checkpoint's directory or a .keras file (default: runs/TASK-lstm/best.keras)",
+        help="a checkpoint's directory or a .keras file (default: best.keras of the run that remembers)",
     )
     parser.add_argument("--task", choices=STEPS, default="tmaze", help="default: %(default)s")
     parser.add_argument("--corridor", type=int, default=10, help="cells of the T-maze (default: %(default)s)")
@@ -34,7 +34,7 @@ def main():
     options = parser.parse_args()
     if options.window and options.task == "tmaze":
         parser.error("The T-maze has no window: leave --window away, and a film is written.")
-    source = options.source or pathlib.Path("runs") / f"{options.task}-lstm" / "best.keras"
+    source = options.source or run_of(options.task, "lstm", corridor=10) / "best.keras"
 
     env = functools.partial(TMaze, options.corridor) if options.task == "tmaze" else cartpole.make
     try:

@@ -5,7 +5,7 @@ learned.
 python examples/memory/dqn_train.py
 python examples/memory/dqn_train.py --memory none
 python examples/memory/dqn_train.py --task cartpole
-python -m sota_dqn.plot lstm=runs/tmaze-lstm none=runs/tmaze-none --out runs/tmaze.png
+python -m sota_dqn.plot lstm=runs/tmaze-10-lstm none=runs/tmaze-10-none --out runs/tmaze.png
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 
 import cartpole
 import keras
-from agents import MEMORIES, STEPS, THRESHOLD, build_model, settings
+from agents import MEMORIES, STEPS, THRESHOLD, build_model, run_of, settings
 from tmaze import TMaze
 
 from sota_dqn import DQNInference, DQNTrainer, callbacks, plots
@@ -29,10 +29,10 @@ def parse_options():
     parser.add_argument("--corridor", type=int, default=10, help="cells of the T-maze (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="environment steps, at most in all (20000; cartpole: 200000)")
     parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
-    parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/TASK-MEMORY)")
+    parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: as runs/tmaze-10-lstm)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
     options = parser.parse_args()
-    options.run = options.run or pathlib.Path("runs") / f"{options.task}-{options.memory}"
+    options.run = options.run or run_of(options.task, options.memory, corridor=options.corridor)
     options.steps = options.steps or STEPS[options.task]
     if not options.resume and (options.run / "config.json").exists():
         parser.error(f"{options.run} holds a run already: go on by --resume, or begin another by --run DIRECTORY.")

@@ -7,7 +7,7 @@ __all__ = ["DOWN", "FORWARD", "UP", "TMaze"]
 
 FORWARD, UP, DOWN = range(3)
 WAITING = 10  # steps at the junction before the episode is cut off, an agent that acts at random needs 1.5
-LEAST_WIDTH = 15  # cells of the picture, which has room for a caption then
+LEAST_WIDTH = 15  # cells of the picture, which has room for a caption above it then
 CELL = 20  # pixels
 WALL, FLOOR, START, JUNCTION = (40, 40, 40), (225, 225, 225), (190, 205, 225), (225, 210, 180)
 RIGHT, WRONG, AGENT = (60, 160, 90), (200, 80, 70), (60, 90, 200)
@@ -78,18 +78,18 @@ class TMaze(gymnasium.Env):
         if self.render_mode is None:
             return None
         left = max(1, (LEAST_WIDTH - self.corridor - 1) // 2)
-        cells = np.full((7, max(LEAST_WIDTH, self.corridor + 3), 3), WALL, "uint8")  # two rows for a caption
+        cells = np.full((5, max(LEAST_WIDTH, self.corridor + 3), 3), WALL, "uint8")
         junction = left + self.corridor
-        cells[4, left:junction] = FLOOR
-        cells[4, left] = START
-        cells[4, junction] = JUNCTION
-        rows = {UP: 3, DOWN: 5}
+        cells[2, left:junction] = FLOOR
+        cells[2, left] = START
+        cells[2, junction] = JUNCTION
+        rows = {UP: 1, DOWN: 3}
         for arm, row in rows.items():
             cells[row, junction] = RIGHT if arm == self.right else WRONG
         if self.taken == 0:
             cells[rows[self.right], left] = RIGHT
         picture = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
-        row, column = rows.get(self.arm, 4), left + self.place
+        row, column = rows.get(self.arm, 2), left + self.place
         inside = slice(CELL // 4, CELL - CELL // 4)
         picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL][inside, inside] = AGENT
         return picture

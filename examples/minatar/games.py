@@ -15,7 +15,6 @@ from gymnasium.wrappers import TimeLimit
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 STICKY = 0.1  # probability that the action before is repeated instead; MinAtar's default
 MAX_STEPS = 5_000  # a time limit of ours: MinAtar ends Freeway after 2,500 steps, and the other games never
-BAND = 3  # cells above the picture, for the caption
 CELL = 20  # pixels
 
 
@@ -71,11 +70,10 @@ class MinAtar(gymnasium.Env):
         return self._observe(), float(reward), terminated, False, {}
 
     def render(self):
-        """Returns the picture, uint8 `[260, 200, 3]`: each cell in the colour of its last channel, a band above it."""
+        """Returns the picture, uint8 `[200, 200, 3]`: each cell in the colour of its last channel."""
         state = self.game.state()
         cells = np.max(state * np.arange(1, state.shape[-1] + 1), axis=-1)  # [10, 10], 0 where nothing is
-        band = np.full((BAND, cells.shape[1], 3), 40, "uint8")
-        return np.concatenate([band, self.colours[cells]]).repeat(CELL, axis=0).repeat(CELL, axis=1)
+        return self.colours[cells].repeat(CELL, axis=0).repeat(CELL, axis=1)
 
     def close(self):
         """Closes the window, if there is one."""
