@@ -108,7 +108,8 @@ def write(records, folder):
     for title, measure in MEASURES.items():
         parts += [f"## {title.capitalize()}\n", table(results, measure)]
     counts = sorted({values["area"][-1] for task in results.values() for values in task.values()})
-    parts.append(f"Mean and 95 % bootstrap interval over {' or '.join(map(str, counts))} seeds, in units of return.\n")
+    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else counts[0]
+    parts.append(f"Mean and 95 % bootstrap interval over {seeds} seeds, in units of return.\n")
     write_markdown(folder / f"{NAME}.md", "Ablation", [*parts, "## How it was measured\n", describe(records)])
 
 
