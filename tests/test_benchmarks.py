@@ -187,7 +187,7 @@ def test_ablation_table(tmp_path):
     assert "| n-step: 1 | 25.0 [25.0, 25.0] |" in ablation.table(results, "area")
     ablation.write(records, tmp_path)
     assert (tmp_path / "ablation.png").is_file()
-    assert "over 1 or 2 seeds" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
+    assert "over 1 to 2 seeds" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
 
 
 def test_updates_table():
