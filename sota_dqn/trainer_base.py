@@ -144,8 +144,8 @@ class TrainerBase(abc.ABC):
             self.profile = self._clock.finish()
             print("  ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.profile.items()))
         if interrupt.pressed:
-            kept = next((c.path for c in listeners.callbacks if isinstance(c, callbacks.Checkpoint)), None)
-            later = "save() keeps it" if kept is None else f"so does {type(self).__name__}.load({str(kept)!r})"
+            kept = _kept(listeners)
+            later = "save() keeps it" if kept is None else f"so does {type(self).__name__}.load({str(kept.path)!r})"
             raise KeyboardInterrupt(
                 f"Training was interrupted after {self.steps:,} steps; train() goes on from there, and {later}."
             )
@@ -281,6 +281,11 @@ class TrainerBase(abc.ABC):
 
     def _rescue(self, listeners, error):
         """Sees to it that what was learned before `error` is on the disk."""
-        kept = next((c for c in listeners.callbacks if isinstance(c, callbacks.Checkpoint)), None)
+        kept = _kept(listeners)
         path = f"sota_dqn-rescue-{self.steps}" if kept is None else kept.path
         snapshot.rescue(self, error, path, replay=kept is None or kept.replay)
+
+
+def _kept(listeners):
+    """Returns the first `Checkpoint` among the callbacks of a `CallbackList`, or None."""
+    return next((c for c in listeners.callbacks if isinstance(c, callbacks.Checkpoint)), None)
