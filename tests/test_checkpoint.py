@@ -321,7 +321,7 @@ OWN_SAMPLER = types.SimpleNamespace(**dict.fromkeys(("build", "retire", "admit",
     ids=["schedule", "list", "sampler"],
 )
 def test_what_is_inside_is_asked_for_by_the_argument_of_the_trainer(value):
-    with pytest.raises(ValueError, match=r"load\(path, policy=\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"Pass it again, as an argument: policy=\.\.\."):
         through_json(value, "policy")
 
 
