@@ -104,9 +104,8 @@ class Actor:
         with clock("act"):
             actions = self.choose(step)
         after = self._memory()
-        self._recall(
-            before
-        )  # a checkpoint written while it learns, or after an error there, is of before these actions
+        # A checkpoint written while it learns, or after an error there, is of before these actions.
+        self._recall(before)
         learn()
         self._recall(after)
         with clock("idle"):

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from sota_dqn import atari, checkpoint, recorder
-from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_count, check_count_or_none, check_probability
 from sota_dqn.choice import Choice, Frames
 from sota_dqn.environments import episode_seeds
@@ -239,7 +238,7 @@ class DQNInference:
 
     def _plays_atari(self):
         """Returns whether the environment is an Atari game, whose rewards are clipped by default."""
-        return self._env is not None and isinstance(self._environment(), Atari)
+        return self._env is not None and isinstance(self._environment(), atari.Atari)
 
     def _factory(self):
         """Returns the function that makes environments to play in."""
@@ -250,7 +249,7 @@ class DQNInference:
     def _environment(self):
         """Returns what to play in, as a user passes it."""
         env = checkpoint.decode(self._env, "env")
-        return native(env, raw=self._raw) if self._native else env
+        return atari.native(env, raw=self._raw) if self._native else env
 
     def _look(self, config):
         """Returns what can be known of the environment.
