@@ -9,7 +9,7 @@ import time
 import keras
 
 from benchmarks.process import Anonymous, report
-from benchmarks.speed import build_model
+from benchmarks.speed import build_model, device
 from sota_dqn import Atari, DQNTrainer, Replay, policies, samplers
 
 PACKAGES = ("keras", "gymnasium", "numpy", "ale-py")
@@ -22,7 +22,11 @@ def main():
     parser.add_argument("--steps", type=int, required=True, help="environment steps that are measured")
     parser.add_argument("--envs", type=int, default=16, help="games played side by side")
     parser.add_argument("--replay", type=int, default=100_000, help="rows")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--updates-per-step", type=float, default=0.25)
+    parser.add_argument("--precision", default="float32", help="Keras's policy of dtypes")
     options = parser.parse_args()
+    keras.config.set_dtype_policy(options.precision)
     model = build_model("nature")
     model.compile(optimizer=keras.optimizers.Adam(1e-4, global_clipnorm=10.0), loss=keras.losses.Huber())
     with Anonymous() as memory:
@@ -33,20 +37,22 @@ def main():
             frame_stack=4,
             replay=Replay(options.replay, sampler=samplers.Prioritized()),
             policy=policies.EpsilonGreedy(0.1),
-            batch_size=32,
-            updates_per_step=0.25,
+            batch_size=options.batch_size,
+            updates_per_step=options.updates_per_step,
             target_update=250,
             learning_starts=WARM_UP // 2,
             report_every=WARM_UP // 2,
         )
         trainer.train(WARM_UP, verbose=0)
-        begun, steps = time.perf_counter(), trainer.steps
+        begun, steps, updates = time.perf_counter(), trainer.steps, trainer.updates
         trainer.train(options.steps, verbose=0, profile=True)
         seconds = time.perf_counter() - begun
         report(
             {
                 "steps_per_second": (trainer.steps - steps) / seconds,
                 "updates": trainer.updates,
+                "updates_per_second": (trainer.updates - updates) / seconds,
+                "device": device(),
                 "peak": memory.peak(),
                 "profile": trainer.profile,
             },

@@ -23,6 +23,18 @@ TURN = 0.5  # seconds of each of them before the other
 MATRIX = 2048  # rows and columns of the matrices whose product is what this processor can do
 
 
+def device():
+    """Returns what the backend computes on, such as "cpu" or "NVIDIA H100 80GB HBM3"."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU")
+        return tf.config.experimental.get_device_details(devices[0])["device_name"] if devices else "cpu"
+    import jax
+
+    return jax.local_devices()[0].device_kind
+
+
 def build_model(net):
     """Returns the network `"mlp"`, two layers of 64, `"lstm"`, where the second is an LSTM, or `"nature"`, that of Mnih
     et al. 2015."""
@@ -104,13 +116,13 @@ def capacities(*, small, large, updates_per_call, seconds):
     return {"updates_per_second": rates, "ratio": statistics.median([after / before for before, after in turns])}
 
 
-def matrix_gflops(*, seconds):
-    """Returns the rate of a product of two matrices of 2048 by 2048, float32, in 10^9 operations a second."""
-    matrix = np.random.default_rng(0).random((MATRIX, MATRIX), dtype="float32")
+def matrix_gflops(*, seconds, size=MATRIX, dtype="float32"):
+    """Returns the rate of a product of two square matrices of `size` rows, in 10^9 operations a second."""
+    matrix = np.random.default_rng(0).random((size, size), dtype="float32")
     program = backend.Program([], [], backend.Plan(xla=False, fused=True, threads=True))
     product = program.compile(keras.ops.matmul)
-    matrix = keras.ops.convert_to_tensor(matrix)
-    return 2 * MATRIX**3 / rate(lambda: backend.wait(product(matrix, matrix)), seconds=seconds) / 1e9
+    matrix = keras.ops.cast(keras.ops.convert_to_tensor(matrix), dtype)
+    return 2 * size**3 / rate(lambda: backend.wait(product(matrix, matrix)), seconds=seconds) / 1e9
 
 
 def sum_tree_microseconds(*, seconds):

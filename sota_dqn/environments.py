@@ -19,6 +19,7 @@ __all__ = [
     "Environments",
     "Outcome",
     "closing_on_error",
+    "ended_of",
     "envs_of",
     "episode_seed",
     "episode_seeds",
@@ -66,7 +67,10 @@ def make_factory(env, argument="env"):
         spec = _recipe(env)
         return spec and functools.partial(gymnasium.make, spec, disable_env_checker=True)
     if callable(env) and not hasattr(env, "trainable_variables"):  # a model in its place
-        return functools.partial(_call, env)
+        factory = functools.partial(_call, env)
+        if hasattr(env, "make_vector"):
+            factory.make_vector = env.make_vector  # type: ignore[attr-defined]
+        return factory
     raise TypeError(
         f"Argument `{argument}` must be an id, a callable, a gymnasium.Env or a gymnasium VectorEnv. "
         f"Received: {argument}={env!r}"
@@ -191,7 +195,7 @@ class Environments:
         taken = actions + int(self.action_space.start)
         observation, reward, terminated, truncated, info = self._call(self.vector.step, taken)
         reward, terminated, truncated = np.array(reward, "float64"), np.array(terminated), np.array(truncated)
-        ended = _ended(terminated, truncated, info)
+        ended = ended_of(terminated, truncated, info)
         valid = np.ones(self.num_envs, bool)
         begun = ended.copy()
         final_observation = None
@@ -249,7 +253,7 @@ class Environments:
             observation = np.array(outcome[0])
             for stream in np.flatnonzero(playing):
                 rewards[stream].append(float(outcome[1][stream]))
-            ended = _ended(*outcome[2:])
+            ended = ended_of(*outcome[2:])
             if (ended & playing).any():
                 return None, rewards
             if ended.any():  # waiting for its turn
@@ -322,7 +326,7 @@ def episode_seeds(entropy, episodes):
     return [int(state >> 1) for state in np.random.SeedSequence(entropy).generate_state(episodes)]
 
 
-def _ended(terminated, truncated, info):
+def ended_of(terminated, truncated, info):
     """Returns where an episode is over, `[E]` bool; Atari's lost lives are terminations that end nothing."""
     terminated, truncated = np.asarray(terminated), np.asarray(truncated)
     return (terminated & ~info["life_lost"] | truncated) if "life_lost" in info else terminated | truncated

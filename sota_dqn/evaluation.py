@@ -1,11 +1,13 @@
 """Playing whole episodes without learning, for scores and films, and the environments in which they are played."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from sota_dqn.checks import check_distinct
-from sota_dqn.environments import envs_of, is_vector, make_factory
+from sota_dqn.environments import ended_of, envs_of, is_vector, make_factory
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.spaces import describe_space, is_supported
 
@@ -156,7 +158,8 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
     Args:
         choose: A function from observations and frames, `[N, ...]`, `begun`, where episodes begin, `[N]` bool, and
             `rewards`, what the last actions brought, `[N]`, to actions, `[N]` integers from 0.
-        make: A function that makes one environment.
+        make: A function that makes one environment. Where it has a method `make_vector(num_envs)`, as that of Atari
+            games has, and nothing is filmed, they are stepped together.
         preprocess: A `Preprocessing`.
         frames: A fresh `Frames`.
         seeds: One per episode.
@@ -167,44 +170,119 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
     Returns:
         The returns and the lengths, two lists in the order of the seeds.
     """
-    waiting = list(range(len(seeds)))[::-1]  # numbers of episodes
     most = 1 if getattr(make, "single", False) else MOST_ENVIRONMENTS
-    envs = [make() for _ in range(min(len(seeds), most))]
+    together = on_step is None and hasattr(make, "make_vector")
+    games: Any = (_Together if together else _OneByOne)(make, min(len(seeds), most))
     try:
-        check_distinct(envs)
         returns, lengths = [0.0] * len(seeds), [0] * len(seeds)
-        playing: list[int | None] = [waiting.pop() for _ in envs]
-        start = int(envs[0].action_space.start)
-        space = envs[0].observation_space
-        # Of this dtype whatever the environments return, as in training.
-        observation = np.zeros((len(envs), *space.shape), space.dtype)
-        for i, env in enumerate(envs):
-            observation[i] = env.reset(seed=seeds[i])[0]
-        begun, rewards = np.ones(len(envs), bool), np.zeros(len(envs))
+        playing: list[int | None] = list(range(games.num_envs))  # numbers of episodes
+        waiting = list(range(games.num_envs, len(seeds)))[::-1]
+        observation = games.reset(seeds[: games.num_envs])
+        begun, rewards = np.ones(games.num_envs, bool), np.zeros(games.num_envs)
         if on_step:
-            for env in envs:
+            for env in games.envs:
                 on_step(env, 0.0, 0)
         while any(number is not None for number in playing):
             actions = np.asarray(choose(frames(preprocess(observation), begun), begun=begun, rewards=rewards))
-            begun, rewards = np.zeros(len(envs), bool), np.zeros(len(envs))
-            for i, (env, number) in enumerate(zip(envs, playing, strict=True)):
+            active = np.array([number is not None for number in playing])
+            observation, rewards, ended = games.step(actions, active)
+            begun = np.zeros(games.num_envs, bool)
+            following: list[int | None] = [None] * games.num_envs
+            for i, number in enumerate(playing):
                 if number is None:
                     continue
-                observation[i], reward, terminated, truncated, _ = env.step(int(actions[i]) + start)
-                rewards[i] = reward
-                returns[number] += float(reward)
+                returns[number] += float(rewards[i])
                 lengths[number] += 1
                 if on_step:
-                    on_step(env, returns[number], lengths[number])
-                if terminated or truncated or lengths[number] == max_steps:
+                    on_step(games.envs[i], returns[number], lengths[number])
+                if ended[i] or lengths[number] == max_steps:
                     begun[i] = True
-                    playing[i] = following = waiting.pop() if waiting else None
-                    if following is not None:
-                        observation[i] = env.reset(seed=seeds[following])[0]
+                    playing[i] = None
+                    if waiting:
+                        playing[i] = number = waiting.pop()
+                        following[i] = seeds[number]
+            if any(seed is not None for seed in following):
+                observation = games.reset(following)
         return returns, lengths
     finally:
-        for env in envs:
+        games.close()
+
+
+class _OneByOne:
+    """N environments, stepped in turn.
+
+    Args:
+        make: A function that makes one.
+        num_envs: N.
+    """
+
+    def __init__(self, make, num_envs):
+        self.num_envs = num_envs
+        self.envs: list[Any] = []
+        try:
+            for _ in range(num_envs):
+                self.envs.append(make())
+            check_distinct(self.envs)
+        except BaseException:
+            self.close()
+            raise
+        self._start = int(self.envs[0].action_space.start)
+        space = self.envs[0].observation_space
+        # Of this dtype whatever the environments return, as in training.
+        self._observation = np.zeros((num_envs, *space.shape), space.dtype)
+
+    def reset(self, seeds):
+        """Begins an episode where there is a seed (`[N]`, None elsewhere) and returns the observations, `[N, ...]`."""
+        for i, seed in enumerate(seeds):
+            if seed is not None:
+                self._observation[i] = self.envs[i].reset(seed=seed)[0]
+        return self._observation
+
+    def step(self, actions, active):
+        """Steps those that are `active`, `[N]` bool, by `actions`, `[N]` integers from 0.
+
+        Returns:
+            Observations `[N, ...]`, rewards `[N]`, and where an episode is over `[N]` bool.
+        """
+        rewards, ended = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
+        for i in np.flatnonzero(active):
+            action = int(actions[i]) + self._start
+            self._observation[i], rewards[i], terminated, truncated, _ = self.envs[i].step(action)
+            ended[i] = terminated or truncated
+        return self._observation, rewards, ended
+
+    def close(self):
+        """Closes them."""
+        for env in self.envs:
             env.close()
+
+
+class _Together:
+    """N environments that their maker steps side by side, as Atari games are; the same as one by one, sooner.
+
+    Args:
+        make: What has a method `make_vector(num_envs)`.
+        num_envs: N.
+    """
+
+    def __init__(self, make, num_envs):
+        self.num_envs = num_envs
+        self._vector = make.make_vector(num_envs)
+        self._start = int(self._vector.single_action_space.start)
+
+    def reset(self, seeds):
+        """As that of `_OneByOne`."""
+        mask = np.array([seed is not None for seed in seeds])
+        return self._vector.reset(seed=list(seeds), options=None if mask.all() else {"reset_mask": mask})[0]
+
+    def step(self, actions, active):
+        """As that of `_OneByOne`. What those do that are not active counts for nothing."""
+        observation, rewards, terminated, truncated, info = self._vector.step(actions + self._start)
+        return observation, rewards * active, ended_of(terminated, truncated, info)
+
+    def close(self):
+        """Closes them."""
+        self._vector.close()
 
 
 def describe(epsilon, episodes, protocol):

@@ -10,8 +10,9 @@ import pytest
 
 from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, atari, callbacks, policies, preprocessing
 from sota_dqn.atari import native
-from sota_dqn.environments import Environments, make_vector
-from sota_dqn.evaluation import make_evaluation_factory
+from sota_dqn.choice import Frames
+from sota_dqn.environments import Environments, make_factory, make_vector
+from sota_dqn.evaluation import make_evaluation_factory, play_episodes
 
 gymnasium.register_envs(ale_py)
 BREAKOUT = "ALE/Breakout-v5"
@@ -290,6 +291,30 @@ def test_scores_are_of_whole_games_without_clipping():
         trainer.evaluate(episodes=2, epsilon=0.5, seed=4)["returns"]
         == (trainer.evaluate(episodes=2, epsilon=0.5, seed=4)["returns"])
     )
+
+
+@pytest.mark.parametrize("max_steps", [None, 20])
+def test_games_played_together_are_those_played_one_by_one(monkeypatch, max_steps):
+    monkeypatch.setattr("sota_dqn.evaluation.MOST_ENVIRONMENTS", 2)  # so that streams take turns
+    together = make_factory(Atari(BREAKOUT, max_num_frames_per_episode=600))
+    seeds = [11, 12, 13]
+
+    def play(make):
+        def choose(stacks, *, begun, rewards):
+            told.append((begun.tolist(), rewards.tolist()))
+            return (stacks.reshape(len(stacks), -1).sum(-1) + len(told)) % 4  # an action for each picture and time
+
+        told = []
+        with make() as env:
+            preprocess = preprocessing.Preprocessing(None, env.observation_space)
+        played = play_episodes(choose, make, preprocess, Frames(4, "reset"), seeds=seeds, max_steps=max_steps)
+        return played, told
+
+    (played, told), (expected, expected_told) = play(together), play(lambda: together())
+    assert played == expected
+    assert told == expected_told
+    assert len(set(played[1])) > 1 or max_steps
+    assert any(played[0]) or max_steps
 
 
 def test_a_run_resumes_in_the_middle_of_a_game(tmp_path):

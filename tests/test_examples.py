@@ -356,7 +356,16 @@ def test_breakout_with_a_memory(stack):
     model = example["build_model"](4, memory="lstm", stack=stack)
     assert model.input_shape == (None, None, 84, 84, stack) and model.output_shape == (None, None, 4)
     options = argparse.Namespace(
-        envs=2, memory="lstm", stack=stack, steps=1_000_000, replay=8_000, evaluate_every=50_000, seed=0
+        envs=2,
+        memory="lstm",
+        stack=stack,
+        steps=1_000_000,
+        replay=8_000,
+        batch_size=32,
+        updates_per_step=0.25,
+        sticky=0.25,
+        evaluate_every=50_000,
+        seed=0,
     )
     trainer = example["make_trainer"](model, options)
     assert (trainer.batch_size, trainer.updates_per_step, trainer.target_update) == (16, 0.025, 200)

@@ -11,9 +11,6 @@ import sys
 
 from sota_dqn import Atari, DQNInference
 
-# As in training. A checkpoint knows it and the frames of a stack, a .keras file does not.
-GAME = Atari("ALE/Breakout-v5", repeat_action_probability=0.25, use_fire_reset=True)
-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -26,6 +23,9 @@ def main():
     parser.add_argument("--memory", choices=("lstm", "none"), default="none", help="of the default (%(default)s)")
     parser.add_argument(
         "--stack", type=int, choices=(1, 4), default=4, help="frames seen at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sticky", type=float, default=0.25, help="probability of an action's repetition (default: %(default)s)"
     )
     parser.add_argument("--episodes", type=int, default=10, help="games to evaluate (default: %(default)s)")
     parser.add_argument(
@@ -40,9 +40,11 @@ def main():
     options = parser.parse_args()
     source = options.source or pathlib.Path("runs") / f"Breakout-{options.memory}-{options.stack}" / "best.keras"
 
+    # As in training. A checkpoint knows it and the frames of a stack, a .keras file does not.
+    game = Atari("ALE/Breakout-v5", repeat_action_probability=options.sticky, use_fire_reset=True)
     try:
         stack = options.stack if source.suffix == ".keras" else None  # a checkpoint's own
-        agent = DQNInference(source, env=GAME, frame_stack=stack, epsilon=options.epsilon)
+        agent = DQNInference(source, env=game, frame_stack=stack, epsilon=options.epsilon)
     except FileNotFoundError as error:
         sys.exit(f"{error} Train an agent first: python examples/breakout/dqn_train.py")
     result = agent.evaluate(options.episodes, seed=options.seed)
@@ -54,7 +56,8 @@ def main():
     film = options.film or directory / "film.gif"
     score = agent.record(film, seed=options.seed, every=2, max_steps=options.film_steps)
     print(f"{film} shows a score of {score:,.0f} in the first {options.film_steps} steps.")
-    print(f"Next: python examples/breakout/dqn_inference.py --stack {options.stack} {source} --window")
+    told = f"--stack {options.stack} --sticky {options.sticky:g}"
+    print(f"Next: python examples/breakout/dqn_inference.py {told} {source} --window")
 
 
 if __name__ == "__main__":

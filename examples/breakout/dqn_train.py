@@ -7,6 +7,11 @@ python examples/breakout/dqn_train.py
 python examples/breakout/dqn_train.py --steps 5_000_000 --replay 500_000
 python examples/breakout/dqn_train.py --steps 5_000_000 --replay 500_000 --resume  # after Ctrl-C or a crash
 
+On a GPU large batches cost little: many games, and each step trained on 32 times instead of 8:
+
+python examples/breakout/dqn_train.py --steps 10_000_000 --envs 128 --batch-size 256 --updates-per-step 0.125 \
+    --replay 1_000_000 --no-save-replay --sticky 0 --evaluate-every 500_000
+
 A single picture does not tell where the ball flies: a stack of four does, or a memory. All four runs, and their plot:
 
 python examples/breakout/dqn_train.py --memory none --stack 4
@@ -27,16 +32,18 @@ import keras
 from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, Sequences, callbacks, plots, policies, samplers
 from sota_dqn.schedules import linear
 
-# Pictures [E, 84, 84], made where the game is emulated.
-GAME = Atari(
-    "ALE/Breakout-v5",
-    repeat_action_probability=0.25,  # sticky actions: now and then the action before is taken once more
-    life_loss=True,  # learning takes a lost life for the end, scores do not
-    use_fire_reset=True,  # FIRE serves the first ball; the others are the agent's to serve
-)
+
+def make_game(sticky):
+    """Returns the game, whose pictures, [E, 84, 84], are made where it is emulated."""
+    return Atari(
+        "ALE/Breakout-v5",
+        repeat_action_probability=sticky,  # now and then the action before is taken once more
+        life_loss=True,  # learning takes a lost life for the end, scores do not
+        use_fire_reset=True,  # FIRE serves the first ball; the others are the agent's to serve
+    )
 
 
-def build_model(num_actions, *, memory, stack):
+def build_model(num_actions, *, memory, stack, learning_rate=1e-4):
     """Returns the network of Mnih et al. 2015, from `stack` frames to one value per action.
 
     With memory it maps sequences of them, `[B, T, 84, 84, stack]`, to `[B, T, A]`, and an LSTM stands for its hidden
@@ -60,7 +67,7 @@ def build_model(num_actions, *, memory, stack):
         layers = [picture, *features, keras.layers.Dense(512, activation="relu")]
     model = keras.Sequential([*layers, keras.layers.Dense(num_actions)])
     # After Hessel et al. 2018; their learning rate, 6.25e-5, is raised for a run that is shorter than theirs.
-    optimizer = keras.optimizers.Adam(1e-4, epsilon=1.5e-4, global_clipnorm=10.0)
+    optimizer = keras.optimizers.Adam(learning_rate, epsilon=1.5e-4, global_clipnorm=10.0)
     model.compile(optimizer=optimizer, loss=keras.losses.Huber())
     return model
 
@@ -72,8 +79,9 @@ def make_trainer(model, options):
     step is trained on as often.
     """
     sparse = 10 if options.memory == "lstm" else 1
+    updates_per_step = options.updates_per_step / sparse
     return DQNTrainer(
-        GAME,
+        make_game(options.sticky),
         model,
         num_envs=options.envs,
         frame_stack=options.stack,
@@ -81,9 +89,9 @@ def make_trainer(model, options):
         replay=Replay(options.replay, sampler=samplers.Prioritized(0.5, linear(0.4, 1.0, steps=options.steps))),
         policy=policies.EpsilonGreedy(linear(1.0, 0.01, steps=max(1, options.steps // 10))),
         n_step=3,
-        batch_size=16 if options.memory == "lstm" else 32,
-        updates_per_step=0.25 / sparse,
-        target_update=2_000 // sparse,  # updates, which take 8,000 steps
+        batch_size=options.batch_size // (2 if options.memory == "lstm" else 1),
+        updates_per_step=updates_per_step,
+        target_update=max(1, round(8_000 * updates_per_step)),  # counted in updates, which take 8,000 steps
         learning_starts=options.replay // 20,
         report_every=min(10_000, options.evaluate_every),
         seed=options.seed,
@@ -96,6 +104,11 @@ def parse_options():
         ("steps", 1_000_000, "environment steps in all, with those made before --resume"),
         ("envs", 16, "games played side by side"),
         ("replay", 100_000, "steps in the replay; each takes 7 kB of the device's memory and of the checkpoint"),
+        ("batch-size", 32, "steps in an update"),
+        ("updates-per-step", 0.25, "updates per environment step"),
+        ("learning-rate", 1e-4, "of Adam"),
+        ("sticky", 0.25, "probability that the action before is taken once more"),
+        ("save-every", 50_000, "environment steps between two checkpoints"),
         ("seed", 0, "from which all chance is made"),
         ("evaluate-every", 50_000, "environment steps between two evaluations"),
         ("episodes", 10, "games in an evaluation"),
@@ -106,6 +119,12 @@ def parse_options():
     parser.add_argument("--memory", choices=("lstm", "none"), default="none", help="default: %(default)s")
     parser.add_argument(
         "--stack", type=int, choices=(1, 4), default=4, help="frames seen at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--save-replay",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether checkpoints hold the replay; without, they are small, and --resume fills a new one first",
     )
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/Breakout-MEMORY-STACK)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
@@ -119,15 +138,18 @@ def parse_options():
 def main():
     options = parse_options()
     run = options.run
-    playing = {"env": GAME, "frame_stack": options.stack}
+    game = make_game(options.sticky)
+    playing = {"env": game, "frame_stack": options.stack}
     film = {"every": 2, "max_steps": options.film_steps}
-    print(f"Scores of evaluations: epsilon {options.epsilon:g}, {options.episodes} whole games; {GAME.protocol}.")
+    print(f"Scores of evaluations: epsilon {options.epsilon:g}, {options.episodes} whole games; {game.protocol}.")
     if options.resume:
         trainer = DQNTrainer.load(run)
         print(f"Going on from {run} after {trainer.steps:,} steps.")
     else:
         keras.utils.set_random_seed(options.seed)
-        model = build_model(int(GAME().action_space.n), memory=options.memory, stack=options.stack)
+        model = build_model(
+            int(game().action_space.n), memory=options.memory, stack=options.stack, learning_rate=options.learning_rate
+        )
         score = DQNInference(model, **playing, epsilon=1).record(run / "random.gif", **film)
         print(f"A random agent scores {score:,.0f} in its first {options.film_steps} steps: {run / 'random.gif'}")
         plots.model_diagram(model, run / "model.png")
@@ -140,7 +162,7 @@ def main():
         best_model=run / "best.keras",
     )
     curve = callbacks.LearningCurve(run / "learning-curve.png", title="Breakout")
-    saving = callbacks.Checkpoint(run, save_every=50_000)  # with the whole replay
+    saving = callbacks.Checkpoint(run, save_every=options.save_every, replay=options.save_replay)
     log = callbacks.RunLog(run)  # for python -m sota_dqn.plot
     try:
         if trainer.steps < options.steps:
@@ -157,7 +179,8 @@ def main():
     score = best.record(run / "trained.gif", **film)
     print(f"It scores {score:,.0f} in its first {options.film_steps} steps: {run / 'trained.gif'}")
     print(f"Everything is in {run}: the films, learning-curve.png, model.png, best.keras and a checkpoint.")
-    print(f"Next: python examples/breakout/dqn_inference.py --stack {options.stack} {run / 'best.keras'}")
+    told = f"--stack {options.stack} --sticky {options.sticky:g}"
+    print(f"Next: python examples/breakout/dqn_inference.py {told} {run / 'best.keras'}")
 
 
 if __name__ == "__main__":
