@@ -5,6 +5,7 @@ episode is reset with a seed of its own. ale-py is imported only when a game is 
 """
 
 import importlib
+import os
 
 import gymnasium
 import numpy as np
@@ -27,6 +28,9 @@ GAME = "ale_py.env:AtariEnv"  # the entry point of the ids of games
 HEIGHT, WIDTH = 210, 160  # pixels of the screen
 FRAMES_PER_SECOND = 60
 SCREEN_SCALE = 3  # of the window that `play` opens
+# Of one stream between two seeds, times the threads that wait for it: ale-py loads a game anew for a seed, which takes
+# 0.1 to 0.2 s, as long as some 200 steps.
+STEPS_PER_SEED = 1_250
 
 
 @recorded
@@ -150,6 +154,7 @@ class _Games(VectorEnv):
         self._native = atari.native(num_envs, raw=atari.raw if raw is None else raw)
         self._life_loss = atari.life_loss
         self.num_envs = num_envs
+        self.seed_every = STEPS_PER_SEED * (atari.settings["num_threads"] or os.cpu_count() or 1)
         self.metadata = {
             "autoreset_mode": AutoresetMode.DISABLED,
             "render_fps": FRAMES_PER_SECOND / atari.settings["frameskip"],

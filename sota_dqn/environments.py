@@ -154,8 +154,13 @@ class Environments:
     In the disabled autoreset mode each ended stream is reset on the spot, with a seed made from (run seed, stream,
     episode). An environment's state is then its seed and the actions since, so `state` and `restore` need no pickle.
 
+    Where a seed costs more than many steps, as with Atari games, which are loaded anew for one, not every episode gets
+    one: a stream goes on with its own chance until it has made `seed_every` steps since its seed. Then its state is
+    that seed, the actions since, and where it was reset between them.
+
     Args:
-        vector: A `gymnasium.vector.VectorEnv`.
+        vector: A `gymnasium.vector.VectorEnv`; its `seed_every`, if it has one, is the least number of steps of a
+            stream between two seeds.
         seed: The run's seed.
         first: The run's number of the first stream here, where actor processes share the streams.
     """
@@ -171,14 +176,17 @@ class Environments:
         self.mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.exact = self.mode == AutoresetMode.DISABLED
         self.episodes = np.zeros(self.num_envs, "int64")  # begun so far
-        # Since the reset, where they can be replayed.
+        self.seed_every = getattr(vector, "seed_every", 0)
+        # Since a stream's seed, where they can be replayed, and after how many of them it was reset without one.
         self.actions: list[list[int]] = [[] for _ in range(self.num_envs)]
+        self.resets: list[list[int]] = [[] for _ in range(self.num_envs)]
         self._ended = np.zeros(self.num_envs, bool)
 
     def reset(self):
         """Begins an episode in every stream and returns the first observations, `[E, ...]`."""
         self._ended[:] = False
-        return self._reset(np.ones(self.num_envs, bool), masked=False)
+        every = np.ones(self.num_envs, bool)
+        return self._reset(every, every, masked=False)
 
     def step(self, actions):
         """Steps every environment.
@@ -215,38 +223,42 @@ class Environments:
                 self.actions[stream].append(int(actions[stream]))
             if ended.any():
                 final_observation = np.array(observation)
-                observation = self._reset(ended)
+                seeded = np.array([len(actions) >= self.seed_every for actions in self.actions])
+                observation = self._reset(ended, seeded)
         return Outcome(
             np.array(observation), reward, terminated, truncated, valid, ended & valid, begun, final_observation
         )
 
     def state(self):
         """Returns what `restore` needs, as plain lists of numbers."""
-        return {"episodes": self.episodes.tolist(), "actions": [list(actions) for actions in self.actions]}
+        actions, resets = ([list(numbers) for numbers in kept] for kept in (self.actions, self.resets))
+        return {"episodes": self.episodes.tolist(), "actions": actions, "resets": resets}
 
     def restore(self, state):
-        """Brings every stream back to where it was, by replaying its actions since its seeded reset.
+        """Brings every stream back to where it was, by replaying its actions since its seed.
 
-        The streams are at different steps of their episodes: each is reset as many steps before the end as it has made.
+        The streams are at different steps since then: each is seeded as many steps before the end as it has made.
 
         Args:
             state: What `state` returned, from as many streams in the disabled mode.
 
         Returns:
-            The observations `[E, ...]` and for each stream the rewards since its reset. The observations are None where
-            an episode has ended before its time: the environment is not deterministic under its seed.
+            The observations `[E, ...]` and for each stream the rewards of its episode. The observations are None where
+            an episode has ended at another time: the environment is not deterministic under its seed.
         """
         lengths = np.array([len(actions) for actions in state["actions"]])
-        self.episodes = np.array(state["episodes"], "int64") - 1
-        observation = self._reset(np.ones(self.num_envs, bool), masked=False)
+        resets = state.get("resets", [[] for _ in lengths])
+        self.episodes = np.array(state["episodes"], "int64") - 1 - [len(times) for times in resets]
+        every, none = np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        observation = self._reset(every, every, masked=False)
         longest = lengths.max()
+        begin = longest - lengths  # each stream's own seed comes just before its first replayed action
         rewards: list[list[float]] = [[] for _ in range(self.num_envs)]
         for time in range(longest):
-            begin = longest - lengths  # each stream's own reset comes just before its first replayed action
             starting = begin == time
             if starting.any() and time:
                 self.episodes -= starting
-                observation = self._reset(starting)
+                observation = self._reset(starting, every)
             playing = begin <= time
             taken = np.array([state["actions"][e][time - begin[e]] if playing[e] else 0 for e in range(self.num_envs)])
             outcome = self._call(self.vector.step, taken + int(self.action_space.start))
@@ -254,16 +266,20 @@ class Environments:
             for stream in np.flatnonzero(playing):
                 rewards[stream].append(float(outcome[1][stream]))
             ended = ended_of(*outcome[2:])
-            if (ended & playing).any():
+            again = playing & [time + 1 - begin[e] in resets[e] for e in range(self.num_envs)]
+            if (playing & (ended != again)).any():
                 return None, rewards
-            if ended.any():  # waiting for its turn
-                self.episodes -= ended
-                self._reset(ended)
-        late = (begin == longest) if longest else np.zeros(self.num_envs, bool)  # no step made since their reset
+            if ended.any():  # of those that wait for their turn too
+                self.episodes -= ended & ~playing
+                observation = self._reset(ended, none)
+            for stream in np.flatnonzero(again):
+                rewards[stream] = []
+        late = (begin == longest) if longest else none  # no step made since their seed
         if late.any():
             self.episodes -= late
-            observation = self._reset(late)
+            observation = self._reset(late, every)
         self.actions = [list(actions) for actions in state["actions"]]
+        self.resets = [list(times) for times in resets]
         return observation, rewards
 
     def close(self, *, terminate=False):
@@ -284,19 +300,33 @@ class Environments:
             process.join()
         self.vector.closed = True
 
-    def _reset(self, mask, *, masked=True):
-        """Begins a seeded episode in the streams of `mask` and returns all observations."""
-        seeds: Any = [
-            episode_seed(self.seed, self.first + e, int(self.episodes[e])) if m else None for e, m in enumerate(mask)
-        ]
-        if not self.exact:  # one seed for all streams: native environments take no list
-            seeds = episode_seed(self.seed, self.first, int(self.episodes.sum()))
-        options = {"reset_mask": mask.copy()} if masked else None
-        observation, _ = self._call(self.vector.reset, seed=seeds, options=options)
+    def _reset(self, mask, seeded, *, masked=True):
+        """Begins an episode in the streams of `mask`, with a seed in those of `seeded`, and returns all observations.
+
+        `masked` is False for the reset of all streams that comes before anything else.
+        """
+        for streams, with_seed in ((mask & seeded, True), (mask & ~seeded, False)):
+            if not streams.any():
+                continue
+            options = {"reset_mask": streams.copy()} if masked else None
+            observation, _ = self._call(self.vector.reset, seed=self._seeds(streams, with_seed), options=options)
+            for stream in np.flatnonzero(streams):
+                if with_seed:
+                    self.actions[stream], self.resets[stream] = [], []
+                else:
+                    self.resets[stream].append(len(self.actions[stream]))
         self.episodes += mask
-        for stream in np.flatnonzero(mask):
-            self.actions[stream] = []
         return np.array(observation)
+
+    def _seeds(self, streams, with_seed) -> Any:
+        """Returns the seeds of the episodes that begin in `streams`, as environments take them."""
+        if not with_seed:
+            return None
+        if not self.exact:  # one seed for all streams: native environments take no list
+            return episode_seed(self.seed, self.first, int(self.episodes.sum()))
+        numbers = [self.first + stream for stream in range(self.num_envs)]
+        seeds = [episode_seed(self.seed, number, int(e)) for number, e in zip(numbers, self.episodes, strict=True)]
+        return [seed if begins else None for seed, begins in zip(seeds, streams, strict=True)]
 
     def _call(self, method, *arguments, **keywords):
         """Calls `method`; where a worker process has died, stops the others and says so."""

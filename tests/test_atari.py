@@ -273,6 +273,24 @@ def test_lost_lives_in_the_replay():
     assert all(score >= 10 * total > 0 for score, total in zip(scores, clipped, strict=True))
 
 
+def test_games_that_go_on_with_their_own_chance_are_restored(random):
+    made = []
+    for _ in range(2):
+        vector = Atari(BREAKOUT, max_num_frames_per_episode=80, noop_max=4).make_vector(2)  # 20 steps a game
+        assert vector.seed_every >= atari.STEPS_PER_SEED
+        vector.seed_every = 50
+        made.append(Environments(vector, seed=3))
+        made[-1].reset()
+    actions = random.integers(4, size=(130, 2))
+    for action in actions[:95]:  # seeded after 60 steps, then reset without
+        outcome = made[0].step(action)
+    assert [len(times) for times in made[0].resets] == [1, 1]
+    np.testing.assert_array_equal(made[1].restore(made[0].state())[0], outcome.observation)
+    for action in actions[95:]:
+        for field, expected in zip(made[1].step(action), made[0].step(action), strict=True):
+            np.testing.assert_array_equal(field, expected)
+
+
 def test_rewards_are_clipped_only_where_asked():
     trainer = make_trainer("ALE/MsPacman-v5", make_model(9), clip_rewards=False, num_envs=1)
     trainer.train(steps=200, verbose=0)

@@ -12,7 +12,7 @@ from gymnasium.wrappers import TimeLimit
 
 from sota_dqn import DQNTrainer, Replay, environments
 from sota_dqn import spaces as supported
-from sota_dqn.environments import Environments, make_factory, make_vector
+from sota_dqn.environments import Environments, episode_seed, make_factory, make_vector
 
 
 class Unrecorded(gymnasium.Wrapper):
@@ -245,9 +245,13 @@ def test_a_reset_in_the_middle_begins_anew(mode):
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
 @pytest.mark.parametrize("steps", [0, 3, 57, 200, 230])
-def test_restored_environments_go_on_as_they_were(name, steps, random):
+@pytest.mark.parametrize("seed_every", [0, 40, 10**6])
+def test_restored_environments_go_on_as_they_were(name, steps, seed_every, random):
     num_envs, after = 3, 25
-    made = [Environments(make_vector(name, num_envs=num_envs), seed=3) for _ in range(2)]
+    vectors = [make_vector(name, num_envs=num_envs) for _ in range(2)]
+    for vector in vectors:
+        vector.seed_every = seed_every
+    made = [Environments(vector, seed=3) for vector in vectors]
     actions = random.integers(made[0].action_space.n, size=(steps + after, num_envs)).astype("int32")
     observation, rewards = made[0].reset(), [[] for _ in range(num_envs)]
     for action in actions[:steps]:
@@ -280,6 +284,41 @@ def test_streams_at_every_step_and_just_reset():
         np.testing.assert_array_equal(replayed, observation)
         observation = environments.step(np.full(3, step % 3, "int32")).observation
     assert {(True, True), (False, True), (True, False)} <= met
+
+
+def test_a_stream_is_seeded_anew_after_so_many_steps():
+    seeds = []
+
+    class Told(counting.Counting):
+        def reset(self, *, seed=None, options=None):
+            seeds.append(seed)
+            return super().reset(seed=seed, options=options)
+
+    vector = SyncVectorEnv([lambda: Told()], autoreset_mode=AutoresetMode.DISABLED)
+    vector.seed_every = 12
+    environments = Environments(vector, seed=1)
+    environments.reset()
+    since, expected = 0, [episode_seed(1, 0, 0)]
+    for _ in range(120):
+        since += 1
+        if environments.step(np.zeros(1, "int32")).begun[0]:
+            episode = len(expected)
+            expected.append(episode_seed(1, 0, episode) if since >= 12 else None)
+            since = 0 if since >= 12 else since
+            assert environments.episodes == [episode + 1]
+    assert seeds == expected
+    assert 3 < expected.count(None) < len(expected) - 3
+
+
+def test_a_state_of_before_there_were_resets_without_a_seed():
+    environments = Environments(sync(), seed=1)
+    environments.reset()
+    observation = [environments.step(np.zeros(3, "int32")).observation for _ in range(20)][-1]
+    state = environments.state()
+    del state["resets"]
+    again = Environments(sync(), seed=1)
+    again.reset()
+    np.testing.assert_array_equal(again.restore(state)[0], observation)
 
 
 def test_worker_processes_are_restored():
