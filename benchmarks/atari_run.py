@@ -9,7 +9,7 @@ import time
 import keras
 
 from benchmarks.process import Anonymous, report
-from benchmarks.speed import build_model, device
+from benchmarks.speed import add_launch, build_model, device, device_peak, set_launch
 from sota_dqn import Atari, DQNTrainer, Replay, policies, samplers
 
 PACKAGES = ("keras", "gymnasium", "numpy", "ale-py")
@@ -25,8 +25,10 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--updates-per-step", type=float, default=0.25)
     parser.add_argument("--precision", default="float32", help="Keras's policy of dtypes")
+    add_launch(parser)
     options = parser.parse_args()
     keras.config.set_dtype_policy(options.precision)
+    set_launch(options.launch)
     model = build_model("nature")
     model.compile(optimizer=keras.optimizers.Adam(1e-4, global_clipnorm=10.0), loss=keras.losses.Huber())
     with Anonymous() as memory:
@@ -53,6 +55,7 @@ def main():
                 "updates": trainer.updates,
                 "updates_per_second": (trainer.updates - updates) / seconds,
                 "device": device(),
+                "device_peak": device_peak(),
                 "peak": memory.peak(),
                 "profile": trainer.profile,
             },

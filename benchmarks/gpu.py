@@ -6,6 +6,7 @@
 import argparse
 import os
 import sys
+from fractions import Fraction
 
 from benchmarks import common
 from benchmarks.common import Run, select
@@ -13,62 +14,55 @@ from benchmarks.tables import describe, render_number, render_table, write_markd
 from benchmarks.updates import NATURE_GFLOP
 
 NAME = "gpu"
-PARTS = ("updates", "training", "memory")
-BATCH_SIZES = (32, 256, 1024)
-PRECISIONS = ("float32", "mixed_bfloat16")
 FRAMES = 4  # of the emulator in an environment step
-# Environments, batch size and updates per environment step of whole training runs.
-TRAINING = (
-    (16, 32, 1 / 4),
-    (32, 32, 1 / 4),
-    (64, 32, 1 / 4),
-    (128, 32, 1 / 4),
-    (128, 256, 1 / 32),
-    (128, 256, 1 / 8),
-)
+# What updates are measured with: Keras's precision, how a loop of them is launched, where the pictures are, and batch
+# sizes.
+UPDATES = {
+    "updates": [("float32", "graph", None, (32, 256, 1024))],
+    "launch": [("float32", "host", None, (32, 256)), ("float32", "unrolled", None, (32,))],
+    "precision": [("mixed_bfloat16", "graph", None, (32, 1024))],
+    "host": [("float32", "graph", "cpu", (32,))],
+}
+# Whole training: games, batch size, updates per environment step, and the launch.
+TRAINING = ("16:32:1/4:graph", "32:32:1/4:graph", "64:32:1/4:graph", "128:32:1/4:graph", "128:256:1/8:graph")
+TRAINING += ("128:256:1/8:host",)
+PARTS = (*UPDATES, "training", "memory", "peer")
 PEER = {"agent": "stable-baselines3", "backend": "torch"}
-
-
-def ours(part, backend, **rest):
-    """Returns the key of a configuration of ours."""
-    return {"part": part, "agent": "sota_dqn", "backend": backend, **rest}
+PEER_REPLAY = 20_000  # stacks, at both ends of a transition
 
 
 def plan(options):
-    """Returns the runs, the peer's beside ours."""
-    peer = common.peer_python(options.peer_python) if options.peers else None
-    python = [sys.executable, "-m"]
+    """Returns the runs."""
     runs = []
 
-    def add(key, command, environment=None):
-        runs.append(Run(key, list(map(str, command)), environment or {}))
+    def add(key, module, *arguments, python=sys.executable, **environment):
+        runs.append(Run(key, [python, "-m", f"benchmarks.{module}", *map(str, arguments)], environment))
 
     for backend in common.backends(options.backend):
-        ours_too = {"KERAS_BACKEND": backend}
-        if "updates" in options.parts:
-            for precision in PRECISIONS:
-                command = [*python, "benchmarks.gpu_run", "updates", "--precision", precision]
-                command += ["--capacity", options.capacity, "--seconds", options.seconds, "--batch-sizes", *BATCH_SIZES]
-                add(ours("updates", backend, precision=precision, place=None), command, ours_too)
-            command = [*python, "benchmarks.gpu_run", "updates", "--place", "cpu", "--seconds", options.seconds]
-            command += ["--capacity", options.capacity]
-            add(ours("updates", backend, precision="float32", place="cpu"), command, ours_too)
-            if peer:
-                command = [peer, "-m", "benchmarks.peers.sb3_updates", "--net", "nature", "--capacity", "20000"]
-                add({"part": "updates", **PEER}, [*command, "--seconds", options.seconds])
-        if "training" in options.parts:
-            for envs, batch_size, updates_per_step in TRAINING:
-                command = [*python, "benchmarks.atari_run", "--envs", envs, "--batch-size", batch_size]
-                command += ["--updates-per-step", updates_per_step, "--replay", options.replay]
-                command += ["--steps", options.steps if envs > 16 else options.steps // 4]
-                setting = {"envs": envs, "batch_size": batch_size, "updates_per_step": updates_per_step}
-                add(ours("training", backend, **setting, replay=options.replay), command, ours_too)
-            if peer:
-                command = [peer, "-m", "benchmarks.peers.sb3_atari", "--steps", options.steps // 10]
-                add({"part": "training", **PEER}, [*command, "--replay", "20000"])
+        ours = {"agent": "sota_dqn", "backend": backend}
+        common_arguments = ("--capacity", options.capacity, "--seconds", options.seconds)
+        for part in (part for part in UPDATES if part in options.parts):
+            for precision, launch, place, batch_sizes in UPDATES[part]:
+                key = {"part": "updates", **ours, "precision": precision, "launch": launch, "place": place}
+                where = ("--place", place) if place else ()
+                how = ("--precision", precision, "--launch", launch, *where, "--batch-sizes", *batch_sizes)
+                add(key, "gpu_run", "updates", *common_arguments, *how, KERAS_BACKEND=backend)
+        for setting in options.training if "training" in options.parts else ():
+            games, batch_size, often, launch = setting.split(":")
+            how = ("--envs", games, "--batch-size", batch_size, "--updates-per-step", float(Fraction(often)))
+            steps = options.steps * int(games) // 128
+            key = {"part": "training", **ours, "setting": setting, "replay": options.replay}
+            what = ("--launch", launch, "--replay", options.replay, "--steps", steps)
+            add(key, "atari_run", *how, *what, KERAS_BACKEND=backend)
         if "memory" in options.parts:
-            command = [*python, "benchmarks.gpu_run", "memory", "--capacity", options.replay]
-            add(ours("memory", backend, capacity=options.replay), command, ours_too)
+            key = {"part": "memory", **ours, "capacity": options.replay}
+            add(key, "gpu_run", "memory", "--capacity", options.replay, KERAS_BACKEND=backend)
+    if "peer" in options.parts:
+        peer = common.peer_python(options.peer_python)
+        net = ("--net", "nature", "--capacity", PEER_REPLAY, "--seconds", options.seconds)
+        add({"part": "updates", **PEER}, "peers.sb3_updates", *net, python=peer)
+        steps = ("--steps", options.steps // 10, "--replay", PEER_REPLAY)
+        add({"part": "training", **PEER}, "peers.sb3_atari", *steps, python=peer)
     return runs
 
 
@@ -82,6 +76,7 @@ def updates_table(records):
             rows.append(["stable-baselines3, torch: plain DQN, uniform", 32, *cells])
             continue
         where = ", pictures in host memory" if record["place"] else ""
+        where += "" if record["launch"] == "graph" else f", launch: {record['launch']}"
         for found in record["rates"]:
             rate, batch_size = found["updates_per_second"], found["batch_size"]
             tflops = rate * NATURE_GFLOP * batch_size / 32 / 1e3
@@ -93,35 +88,36 @@ def updates_table(records):
     return render_table(header, rows)
 
 
+def describe_setting(record):
+    """Returns the cells that tell the setting of a whole training run: games, batch size, updates a step, launch."""
+    return record["setting"].split(":") if "setting" in record else ["1", "32", "1/4", "–"]
+
+
 def training_table(records):
     """Returns the table of whole training runs."""
     rows = []
     for record in select(records, part="training"):
-        rate = record["steps_per_second"]
-        sampled = None
-        if record["agent"] == "sota_dqn":
-            settings = (record["envs"], record["batch_size"], f"1/{1 / record['updates_per_step']:.0f}")
-            sampled = record["updates_per_second"] * record["batch_size"]
-        else:
-            settings = (1, 32, "1/4")
-        updates = record.get("updates_per_second", rate / 4)
-        numbers = (rate, updates, sampled, 1e6 / rate / FRAMES, 200e6 / rate / FRAMES / 60)
+        rate, setting = record["steps_per_second"], describe_setting(record)
+        updates = record.get("updates_per_second", rate * float(Fraction(setting[2])))
+        numbers = (rate, updates, updates * int(setting[1]), 1e6 / rate / FRAMES, 200e6 / rate / FRAMES / 60)
         cells = [render_number(x, 0) for x in numbers]
-        rows.append([f"{record['agent']}, {record['backend']}", *settings, *cells])
-    header = ["agent", "games", "batch", "updates a step", "steps/s", "updates/s", "transitions/s"]
-    return render_table([*header, "s per million frames", "minutes per 200 million"], rows)
+        memory = record.get("device_peak")
+        cells.append(render_number(memory and memory / 1e9, 2))
+        rows.append([f"{record['agent']}, {record['backend']}", *setting, *cells])
+    header = ["agent", "games", "batch", "updates a step", "launch", "steps/s", "updates/s", "transitions/s"]
+    header += ["s per million frames", "minutes per 200 million", "GB on the device at the peak"]
+    return render_table(header, rows)
 
 
 def phases_table(records):
     """Returns where the host's thread spends its time in those runs."""
-    found = [record for record in select(records, part="training") if record["agent"] == "sota_dqn"]
-    names = list(found[0]["profile"])
+    found = [record for record in select(records, part="training") if "profile" in record]
     rows = []
     for record in found:
         total = sum(record["profile"].values())
-        shares = [f"{100 * record['profile'][name] / total:.0f} %" for name in names]
-        rows.append([record["envs"], record["batch_size"], f"1/{1 / record['updates_per_step']:.0f}", *shares])
-    return render_table(["games", "batch", "updates a step", *names], rows)
+        shares = [f"{100 * seconds / total:.0f} %" for seconds in record["profile"].values()]
+        rows.append([*describe_setting(record), *shares])
+    return render_table(["games", "batch", "updates a step", "launch", *found[0]["profile"]], rows)
 
 
 def memory_table(records):
@@ -134,19 +130,19 @@ def memory_table(records):
 
 
 def write(records, options):
-    """Writes the results as Markdown."""
+    """Writes the results as Markdown, those that there are."""
     parts = []
-    if "updates" in options.parts:
+    if select(records, part="updates"):
         text = f"Prioritized, double, 5-step; {options.capacity:,} rows full of pictures of noise in stacks of four.\n"
         parts += ["## Updates\n", text, updates_table(records)]
-    if "training" in options.parts:
+    if select(records, part="training"):
         text = (
             "Breakout without sticky actions, 4 frames a step, after 2,000 steps of warm-up; prioritized, double, "
             f"5-step, a replay of {options.replay:,} rows. stable-baselines3: plain DQN with its zoo's settings.\n"
         )
         parts += ["## Whole training\n", text, training_table(records)]
         parts += ["Where the host's thread spends its time:\n", phases_table(records)]
-    if "memory" in options.parts:
+    if select(records, part="memory"):
         text = "Gigabytes of the device's memory at the peak up to the end of each phase, the model's own included.\n"
         parts += ["## Memory\n", text, memory_table(records)]
     device = ", ".join(sorted({record["device"] for record in records if "device" in record}))
@@ -158,16 +154,25 @@ def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     common.add_backend(parser, default="jax")
-    common.add_peers(parser)
+    parser.add_argument("--peer-python", metavar="PATH", help="interpreter that has stable-baselines3, if not this one")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument(
+        "--training",
+        nargs="+",
+        default=TRAINING,
+        metavar="GAMES:BATCH:UPDATES:LAUNCH",
+        help="settings of whole training runs, the updates per environment step (default: %(default)s)",
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each configuration is measured")
-    parser.add_argument("--steps", type=int, default=40_000, help="environment steps that are measured in training")
+    parser.add_argument("--steps", type=int, default=40_000, help="environment steps that 128 games are measured for")
     parser.add_argument("--capacity", type=int, default=100_000, help="rows of the replay that updates are measured on")
     parser.add_argument("--replay", type=int, default=1_000_000, help="rows of the replay in training and for memory")
+    parser.add_argument("--report", action="store_true", help="run nothing, write the tables of what there is")
     options = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    records = common.run_all(plan(options), options.results / f"{NAME}.jsonl", groups=[cores])
-    write(records, options)
+    path = options.results / f"{NAME}.jsonl"
+    if not options.report:
+        common.run_all(plan(options), path, groups=[sorted(os.sched_getaffinity(0))])
+    write(common.read_results(path), options)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import keras
 
 from benchmarks.noise import Noise, Unplayed
 from benchmarks.process import rate, report
-from benchmarks.speed import build_model, device, learn, matrix_gflops
+from benchmarks.speed import add_launch, build_model, device, device_peak, learn, matrix_gflops, set_launch
 from sota_dqn import DQNTrainer, Replay, backend, policies, samplers
 
 PACKAGES = ("keras", "gymnasium", "numpy")
@@ -52,22 +52,17 @@ def measure_updates(*, capacity, batch_size, updates_per_call, seconds, place=No
 
 def measure_memory(*, capacity, place, updates):
     """Returns the peak of the device's memory in bytes after each phase of a run with a replay of `capacity` rows."""
-    import jax
-
-    def peak():
-        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
-
     trainer = make_trainer(capacity=capacity, batch_size=32, updates_per_call=8, place=place)
-    peaks = {"building": peak()}
+    peaks = {"building": device_peak()}
     trainer.train(capacity, verbose=0)
-    peaks["filling"] = peak()
+    peaks["filling"] = device_peak()
     for _ in range(-(-updates // 8)):
         backend.wait(trainer.learner.learn(trainer.steps))
-    peaks["training"] = peak()
+    peaks["training"] = device_peak()
     with tempfile.TemporaryDirectory() as directory:
         begun = time.perf_counter()
         trainer.save(directory)
-        return {"peaks": {**peaks, "saving": peak()}, "seconds_to_save": time.perf_counter() - begun}
+        return {"peaks": {**peaks, "saving": device_peak()}, "seconds_to_save": time.perf_counter() - begun}
 
 
 def main():
@@ -78,10 +73,12 @@ def main():
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32])
     parser.add_argument("--updates-per-call", type=int, default=16)
     parser.add_argument("--precision", default="float32", help="Keras's policy of dtypes")
+    add_launch(parser)
     parser.add_argument("--place", choices=["cpu"], help="keep the pictures in host memory")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure")
     options = parser.parse_args()
     keras.config.set_dtype_policy(options.precision)
+    set_launch(options.launch)
     if options.what == "memory":
         result = measure_memory(capacity=options.capacity, place=options.place, updates=64)
     else:

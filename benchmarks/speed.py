@@ -35,6 +35,34 @@ def device():
     return jax.local_devices()[0].device_kind
 
 
+def device_peak():
+    """Returns the most bytes of an accelerator's memory in use so far, None on a CPU or where TensorFlow computes."""
+    if keras.config.backend() == "tensorflow":
+        return None
+    import jax
+
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def add_launch(parser):
+    """Adds the option that tells how a loop of updates is launched on a GPU."""
+    parser.add_argument(
+        "--launch",
+        choices=["graph", "host", "unrolled"],
+        default="graph",
+        help="a loop of updates as one CUDA graph, kernel by kernel from the host, or unrolled (JAX on a GPU)",
+    )
+
+
+def set_launch(launch):
+    """Has loops of updates launched as `launch` says, `"graph"` being what the library does."""
+    if launch == "host":
+        backend.jax.CUDA_GRAPHS = ""
+    if launch == "unrolled":
+        plan = backend.plan
+        backend.plan = lambda **settings: plan(**settings)._replace(fused=False)
+
+
 def build_model(net):
     """Returns the network `"mlp"`, two layers of 64, `"lstm"`, where the second is an LSTM, or `"nature"`, that of Mnih
     et al. 2015."""

@@ -183,7 +183,8 @@ class LearningCurve(Callback):
 
     Args:
         path: A path ending in `.png`.
-        every: Seconds between two drawings, at least. 0 draws after every epoch.
+        every: Seconds between two drawings, at least, and more where drawing would take more than a 20th of the time. 0
+            draws after every epoch.
         title: Above the curve; None for none.
     """
 
@@ -194,21 +195,23 @@ class LearningCurve(Callback):
         self.path = path
         self.every = every
         self.title = title
-        self._drawn = -math.inf
+        self._next = -math.inf  # when it may be drawn again
 
     def on_train_begin(self, logs=None):
         check_writable(self.path)
 
     def on_epoch_end(self, epoch, logs=None):
-        if monotonic() - self._drawn >= self.every:
+        if monotonic() >= self._next:
             self._draw()
 
     def on_train_end(self, logs=None):
         self._draw()
 
     def _draw(self):
+        begun = monotonic()
         plots.learning_curve(self.trainer.history, self.path, title=self.title)
-        self._drawn = monotonic()
+        done = monotonic()
+        self._next = done + max(self.every, 20 * (done - begun)) if self.every else done
 
 
 class RunLog(Callback):

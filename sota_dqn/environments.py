@@ -318,7 +318,7 @@ class Environments:
         self.episodes += mask
         return np.array(observation)
 
-    def _seeds(self, streams, with_seed) -> Any:
+    def _seeds(self, streams, with_seed):
         """Returns the seeds of the episodes that begin in `streams`, as environments take them."""
         if not with_seed:
             return None
