@@ -9,8 +9,8 @@ python examples/breakout/dqn_train.py --steps 5_000_000 --replay 500_000 --resum
 
 On a GPU large batches cost little: many games, and each step trained on 32 times instead of 8:
 
-python examples/breakout/dqn_train.py --steps 10_000_000 --envs 128 --batch-size 256 --updates-per-step 0.125 \
-    --replay 1_000_000 --no-save-replay --sticky 0 --evaluate-every 500_000
+python examples/breakout/dqn_train.py --steps 3_000_000 --envs 128 --batch-size 256 --updates-per-step 0.125 \
+    --replay 1_000_000 --no-save-replay --sticky 0 --evaluate-every 250_000 --save-every 2_000_000
 
 A single picture does not tell where the ball flies: a stack of four does, or a memory. All four runs, and their plot:
 

@@ -11,10 +11,6 @@ from jax.experimental import io_callback
 from sota_dqn.backend.host import HostRows
 from sota_dqn.types import Compiled
 
-# What becomes part of a CUDA graph, loops among it: launching a loop's kernels one by one would keep the host's thread,
-# which has environments to step, as busy as the GPU.
-CUDA_GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,WHILE,CONDITIONAL,DYNAMIC_SLICE_FUSION"
-
 AllocationError = jax.errors.JaxRuntimeError  # what a variable that does not fit into the memory raises
 
 
@@ -49,7 +45,9 @@ class Program:
             self._check(scope, read)
             return outputs, [scope.get_current_value(variable) for variable in self.writes]
 
-        compiled = jax.jit(pure, donate_argnums=0, compiler_options=self._options())
+        on_cpu = device_kind() == "cpu"
+        options = {"xla_cpu_multi_thread_eigen": self.plan.threads} if on_cpu else None
+        compiled = jax.jit(pure, donate_argnums=0, compiler_options=options)
 
         def call(*arguments):
             written = [variable.value for variable in self.writes]
@@ -117,14 +115,6 @@ class Program:
     def fused(self, function):
         """Returns `function`, which XLA compiles with the program around it."""
         return function
-
-    def _options(self):
-        """Returns XLA's options for the device."""
-        if jax.default_backend() == "cpu":
-            return {"xla_cpu_multi_thread_eigen": self.plan.threads}
-        if jax.default_backend() == "gpu" and CUDA_GRAPHS:
-            return {"xla_gpu_enable_command_buffer": CUDA_GRAPHS}
-        return None
 
     def _check(self, scope, read):
         """Raises RuntimeError where a variable that is only read was assigned: what it was assigned would be lost."""
