@@ -1,7 +1,7 @@
 """Atari games through ale-py's native vector environment, where one C++ call steps all of them.
 
-The emulator gives single frames: stacks are built on the device, rewards are clipped where they are stored, and every
-episode is reset with a seed of its own. ale-py is imported only when a game is made.
+The emulator gives single frames: stacks are built on the device, rewards are clipped where they are stored, and games
+are reset one by one, with a seed where that is due. ale-py is imported only when a game is made.
 """
 
 import importlib

@@ -17,6 +17,7 @@ from benchmarks import (
     classic_control,
     common,
     footprint,
+    gpu,
     learning,
     memory,
     memory_run,
@@ -401,3 +402,68 @@ def test_memory_run_evaluates_on_time():
     assert [evaluation.steps for evaluation in found] == [1_008, 2_000]  # epochs end with a step of 16 environments
     assert [evaluation.return_mean for evaluation in found] == trainer.history["eval_return"]
     assert trainer.discount == 0.98 and trainer.sequences is None
+
+
+def gpu_options(**settings):
+    given = {
+        "backend": "jax",
+        "parts": gpu.PARTS,
+        "training": gpu.TRAINING,
+        "seconds": 2.0,
+        "steps": 40_000,
+        "capacity": 100_000,
+        "replay": 1_000_000,
+        "peer_python": None,
+    }
+    return argparse.Namespace(**(given | settings))
+
+
+def test_gpu_plan(monkeypatch):
+    monkeypatch.setattr(common, "peer_python", lambda path: "peer")
+    runs = gpu.plan(gpu_options())
+    keys = [tuple(run.key.values()) for run in runs]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == ("updates", "sota_dqn", "jax", "float32", "host", None)
+    assert (
+        runs[0].command[2:]
+        == (
+            "benchmarks.gpu_run updates --capacity 100000 --seconds 2.0 --precision float32 --launch host "
+            "--batch-sizes 32 256 1024"
+        ).split()
+    )
+    (run,) = gpu.plan(gpu_options(parts=["training"], training=["32:256:1/8:host"]))
+    assert run.environment == {"KERAS_BACKEND": "jax"}
+    assert (
+        run.command[2:]
+        == (
+            "benchmarks.atari_run --envs 32 --batch-size 256 --updates-per-step 0.125 --launch host --replay 1000000 "
+            "--steps 10000"
+        ).split()
+    )
+
+
+def test_gpu_tables(tmp_path):
+    update = {"part": "updates", "agent": "sota_dqn", "backend": "jax", "precision": "float32", "device": "G"}
+    rates = [{"batch_size": 256, "updates_per_second": 1_000.0, "compiling": 6.0}]
+    training = {"part": "training", "agent": "sota_dqn", "backend": "jax", "setting": "128:256:1/8:host", "device": "G"}
+    records = [
+        record(**update, launch="host", place=None, rates=rates, matrix_gflops=100_000.0),
+        record(part="updates", **gpu.PEER, updates_per_second=300.0),
+        record(
+            **training,
+            steps_per_second=8_000.0,
+            updates_per_second=1_000.0,
+            device_peak=7.3e9,
+            profile={"environment": 3.0, "learn": 1.0},
+        ),
+        record(part="training", **gpu.PEER, steps_per_second=400.0),
+    ]
+    gpu.write(records, gpu_options(results=tmp_path))
+    text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    # 2.78 GFLOP are an update of 32: 8 times as many at 256, a thousand times a second, of 100 TFLOP/s.
+    assert "| sota_dqn, jax, float32 | 256 | 1,000 | 256,000 | 22.2 | 22 % | 6.0 |" in text
+    assert "plain DQN, uniform | 32 | 300 | 9,600 |" in text
+    # A million frames are 250,000 steps: 31.25 s at 8,000 a second, and 200 million 104 minutes.
+    assert "| sota_dqn, jax | 128 | 256 | 1/8 | host | 8,000 | 1,000 | 256,000 | 31 | 104 | 7.30 |" in text
+    assert "| stable-baselines3, torch | 1 | 32 | 1/4 | – | 400 | 100 | 3,200 | 625 | 2,083 | – |" in text
+    assert "| 128 | 256 | 1/8 | host | 75 % | 25 % |" in text

@@ -191,6 +191,22 @@ def test_learning_curve_is_redrawn_at_most_so_often(monkeypatch, now):
     assert drawn[0] == ((trainer.history, "curve.png"), {"title": "CartPole-v1"})
 
 
+def test_learning_curve_takes_a_20th_of_the_time_at_most(monkeypatch, now):
+    drawn = []
+
+    def draw(*arguments, **named):
+        drawn.append(now.seconds)
+        now.seconds += 1.0
+
+    def pass_time():
+        now.seconds += 2.0
+
+    monkeypatch.setattr(plots, "learning_curve", draw)
+    Tape().train(range(10, 310, 10), [callbacks.LearningCurve("curve.png", every=5.0)], on_epoch=pass_time)
+    # Each takes a second, so that 20 go by until the next; the last is at the end.
+    assert [later - earlier for earlier, later in zip(drawn, drawn[1:-1], strict=False)] == [21.0, 21.0]
+
+
 def test_learning_curve_is_written(tmp_path):
     path = tmp_path / "curve.png"
     Tape().train([10, 20], [callbacks.LearningCurve(path)], logs={"episode_return": 1.0})
