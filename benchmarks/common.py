@@ -251,6 +251,6 @@ def peer_python(path):
     if not found:
         raise SystemExit(
             f"stable-baselines3 is not installed for {python}. Install the extra `bench`, name an interpreter that has "
-            "it with --peer-python PATH, or leave the peers out with --no-peers."
+            "it with --peer-python PATH, or leave the peers out (--no-peers, or another choice of --parts)."
         )
     return python

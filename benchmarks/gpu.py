@@ -44,6 +44,7 @@ def plan(options):
         for part in (part for part in UPDATES if part in options.parts):
             for precision, launch, place, batch_sizes in UPDATES[part]:
                 key = {"part": "updates", **ours, "precision": precision, "launch": launch, "place": place}
+                key["capacity"] = options.capacity
                 where = ("--place", place) if place else ()
                 how = ("--precision", precision, "--launch", launch, *where, "--batch-sizes", *batch_sizes)
                 add(key, "gpu_run", "updates", *common_arguments, *how, KERAS_BACKEND=backend)
@@ -73,7 +74,7 @@ def updates_table(records):
         if record["agent"] != "sota_dqn":
             rate = record["updates_per_second"]
             cells = (render_number(rate, 0), render_number(rate * 32, 0), "–", "–", "–")
-            rows.append(["stable-baselines3, torch: plain DQN, uniform", 32, *cells])
+            rows.append(["stable-baselines3, torch: plain DQN, uniform", render_number(PEER_REPLAY, 0), 32, *cells])
             continue
         where = ", pictures in host memory" if record["place"] else ""
         where += "" if record["launch"] == "host" else f", launch: {record['launch']}"
@@ -83,8 +84,9 @@ def updates_table(records):
             share = f"{100_000 * tflops / record['matrix_gflops']:.0f} %"
             cells = (render_number(rate, 0), render_number(rate * batch_size, 0), render_number(tflops), share)
             name = f"sota_dqn, {record['backend']}, {record['precision']}{where}"
-            rows.append([name, batch_size, *cells, render_number(found["compiling"])])
-    header = ["agent", "batch", "updates/s", "transitions/s", "TFLOP/s", "of a matrix product", "s to compile"]
+            rows_held = render_number(record["capacity"], 0)
+            rows.append([name, rows_held, batch_size, *cells, render_number(found["compiling"])])
+    header = ["agent", "rows", "batch", "updates/s", "transitions/s", "TFLOP/s", "of a matrix product", "s to compile"]
     return render_table(header, rows)
 
 
@@ -133,7 +135,7 @@ def write(records, options):
     """Writes the results as Markdown, those that there are."""
     parts = []
     if select(records, part="updates"):
-        text = f"Prioritized, double, 5-step; {options.capacity:,} rows full of pictures of noise in stacks of four.\n"
+        text = "Prioritized, double, 5-step, on a replay full of pictures of noise in stacks of four.\n"
         parts += ["## Updates\n", text, updates_table(records)]
     if select(records, part="training"):
         text = (
@@ -141,7 +143,8 @@ def write(records, options):
             f"5-step, a replay of {options.replay:,} rows. stable-baselines3: plain DQN with its zoo's settings.\n"
         )
         parts += ["## Whole training\n", text, training_table(records)]
-        parts += ["Where the host's thread spends its time:\n", phases_table(records)]
+        if any("profile" in record for record in records):
+            parts += ["Where the host's thread spends its time:\n", phases_table(records)]
     if select(records, part="memory"):
         text = "Gigabytes of the device's memory at the peak up to the end of each phase, the model's own included.\n"
         parts += ["## Memory\n", text, memory_table(records)]

@@ -5,7 +5,6 @@ are reset one by one, with a seed where that is due. ale-py is imported only whe
 """
 
 import importlib
-import os
 
 import gymnasium
 import numpy as np
@@ -28,9 +27,6 @@ GAME = "ale_py.env:AtariEnv"  # the entry point of the ids of games
 HEIGHT, WIDTH = 210, 160  # pixels of the screen
 FRAMES_PER_SECOND = 60
 SCREEN_SCALE = 3  # of the window that `play` opens
-# Of one stream between two seeds, times the threads that wait for it: ale-py loads a game anew for a seed, which takes
-# 0.1 to 0.2 s, as long as some 200 steps.
-STEPS_PER_SEED = 1_250
 
 
 @recorded
@@ -56,6 +52,10 @@ class Atari:
             games.
         max_num_frames_per_episode: Frames after which a game is cut off.
         num_threads: Threads that step the games; 0 lets ale-py choose.
+        seed_every: Steps of one stream, at least, until its next game gets a seed of its own; 0 seeds every game.
+            ale-py loads a game anew for a seed, which takes 0.1 to 0.2 s while all others wait. A run that is resumed
+            plays again what was played since the seed: so many steps of every stream at most, and the game that goes
+            on.
 
     Raises:
         ImportError: If ale-py is not installed.
@@ -79,9 +79,10 @@ class Atari:
         life_loss=True,
         max_num_frames_per_episode=None,
         num_threads=0,
+        seed_every=5_000,
     ):
         check_count(1, img_height=img_height, img_width=img_width)
-        check_count(0, noop_max=noop_max, num_threads=num_threads)
+        check_count(0, noop_max=noop_max, num_threads=num_threads, seed_every=seed_every)
         check_count_or_none(1, frameskip=frameskip, max_num_frames_per_episode=max_num_frames_per_episode)
         check_bool(maxpool=maxpool, use_fire_reset=use_fire_reset, life_loss=life_loss)
         check_bool_or_none(raw=raw, full_action_space=full_action_space)
@@ -92,6 +93,7 @@ class Atari:
         self.id = id
         self.raw = raw
         self.life_loss = bool(life_loss)
+        self.seed_every = int(seed_every)
         self.settings = {
             "img_height": img_height,
             "img_width": img_width,
@@ -145,7 +147,7 @@ class Atari:
 
 
 class _Games(VectorEnv):
-    """Games that are reset one by one, when told to and with a seed of their own.
+    """Games that are reset one by one, when told to, with a seed where one is given.
 
     ale-py resets an ended game at the next step, but leaves one alone that has been reset by then.
     """
@@ -154,7 +156,7 @@ class _Games(VectorEnv):
         self._native = atari.native(num_envs, raw=atari.raw if raw is None else raw)
         self._life_loss = atari.life_loss
         self.num_envs = num_envs
-        self.seed_every = STEPS_PER_SEED * (atari.settings["num_threads"] or os.cpu_count() or 1)
+        self.seed_every = atari.seed_every
         self.metadata = {
             "autoreset_mode": AutoresetMode.DISABLED,
             "render_fps": FRAMES_PER_SECOND / atari.settings["frameskip"],

@@ -149,10 +149,11 @@ def closing_on_error(env, close):
 
 
 class Environments:
-    """A vector environment in which every episode is seeded, as far as it lets itself be reset one by one.
+    """A vector environment whose streams are seeded one by one, as far as it lets itself be reset so.
 
-    In the disabled autoreset mode each ended stream is reset on the spot, with a seed made from (run seed, stream,
-    episode). An environment's state is then its seed and the actions since, so `state` and `restore` need no pickle.
+    In the disabled autoreset mode each ended stream is reset on the spot, as a rule with a seed made from (run seed,
+    stream, episode). An environment's state is then its seed and the actions since, so `state` and `restore` need no
+    pickle.
 
     Where a seed costs more than many steps, as with Atari games, which are loaded anew for one, not every episode gets
     one: a stream goes on with its own chance until it has made `seed_every` steps since its seed. Then its state is
@@ -247,7 +248,7 @@ class Environments:
             an episode has ended at another time: the environment is not deterministic under its seed.
         """
         lengths = np.array([len(actions) for actions in state["actions"]])
-        resets = state.get("resets", [[] for _ in lengths])
+        resets = [set(times) for times in state.get("resets", [[] for _ in lengths])]
         self.episodes = np.array(state["episodes"], "int64") - 1 - [len(times) for times in resets]
         every, none = np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool)
         observation = self._reset(every, every, masked=False)
@@ -279,7 +280,7 @@ class Environments:
             self.episodes -= late
             observation = self._reset(late, every)
         self.actions = [list(actions) for actions in state["actions"]]
-        self.resets = [list(times) for times in resets]
+        self.resets = [sorted(times) for times in resets]
         return observation, rewards
 
     def close(self, *, terminate=False):

@@ -269,16 +269,21 @@ class _Together:
         self.num_envs = num_envs
         self._vector = make.make_vector(num_envs)
         self._start = int(self._vector.single_action_space.start)
+        self._over = np.zeros(num_envs, bool)  # where an episode has ended and none has begun
 
     def reset(self, seeds):
         """As that of `_OneByOne`."""
         mask = np.array([seed is not None for seed in seeds])
+        self._over &= ~mask
         return self._vector.reset(seed=list(seeds), options=None if mask.all() else {"reset_mask": mask})[0]
 
     def step(self, actions, active):
         """As that of `_OneByOne`. What those do that are not active counts for nothing."""
+        if self._over.any():  # what has ended must not be stepped on
+            self._vector.reset(options={"reset_mask": self._over})
         observation, rewards, terminated, truncated, info = self._vector.step(actions + self._start)
-        return observation, rewards * active, ended_of(terminated, truncated, info)
+        self._over = ended_of(terminated, truncated, info)
+        return observation, rewards * active, self._over.copy()
 
     def close(self):
         """Closes them."""

@@ -276,9 +276,8 @@ def test_lost_lives_in_the_replay():
 def test_games_that_go_on_with_their_own_chance_are_restored(random):
     made = []
     for _ in range(2):
-        vector = Atari(BREAKOUT, max_num_frames_per_episode=80, noop_max=4).make_vector(2)  # 20 steps a game
-        assert vector.seed_every >= atari.STEPS_PER_SEED
-        vector.seed_every = 50
+        game = Atari(BREAKOUT, max_num_frames_per_episode=80, noop_max=4, seed_every=50)  # 20 steps a game
+        vector = game.make_vector(2)
         made.append(Environments(vector, seed=3))
         made[-1].reset()
     actions = random.integers(4, size=(130, 2))

@@ -423,7 +423,7 @@ def test_gpu_plan(monkeypatch):
     runs = gpu.plan(gpu_options())
     keys = [tuple(run.key.values()) for run in runs]
     assert len(set(keys)) == len(keys)
-    assert keys[0] == ("updates", "sota_dqn", "jax", "float32", "host", None)
+    assert keys[0] == ("updates", "sota_dqn", "jax", "float32", "host", None, 100_000)
     assert (
         runs[0].command[2:]
         == (
@@ -447,7 +447,7 @@ def test_gpu_tables(tmp_path):
     rates = [{"batch_size": 256, "updates_per_second": 1_000.0, "compiling": 6.0}]
     training = {"part": "training", "agent": "sota_dqn", "backend": "jax", "setting": "128:256:1/8:host", "device": "G"}
     records = [
-        record(**update, launch="host", place=None, rates=rates, matrix_gflops=100_000.0),
+        record(**update, launch="host", place=None, capacity=100_000, rates=rates, matrix_gflops=100_000.0),
         record(part="updates", **gpu.PEER, updates_per_second=300.0),
         record(
             **training,
@@ -461,9 +461,14 @@ def test_gpu_tables(tmp_path):
     gpu.write(records, gpu_options(results=tmp_path))
     text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
     # 2.78 GFLOP are an update of 32: 8 times as many at 256, a thousand times a second, of 100 TFLOP/s.
-    assert "| sota_dqn, jax, float32 | 256 | 1,000 | 256,000 | 22.2 | 22 % | 6.0 |" in text
-    assert "plain DQN, uniform | 32 | 300 | 9,600 |" in text
+    assert "| sota_dqn, jax, float32 | 100,000 | 256 | 1,000 | 256,000 | 22.2 | 22 % | 6.0 |" in text
+    assert "plain DQN, uniform | 20,000 | 32 | 300 | 9,600 |" in text
     # A million frames are 250,000 steps: 31.25 s at 8,000 a second, and 200 million 104 minutes.
     assert "| sota_dqn, jax | 128 | 256 | 1/8 | host | 8,000 | 1,000 | 256,000 | 31 | 104 | 7.30 |" in text
     assert "| stable-baselines3, torch | 1 | 32 | 1/4 | – | 400 | 100 | 3,200 | 625 | 2,083 | – |" in text
     assert "| 128 | 256 | 1/8 | host | 75 % | 25 % |" in text
+
+
+def test_gpu_tables_of_the_peer_alone(tmp_path):
+    gpu.write([record(part="training", **gpu.PEER, steps_per_second=400.0)], gpu_options(results=tmp_path))
+    assert "Where the host's thread" not in (tmp_path / "gpu.md").read_text(encoding="utf-8")

@@ -395,7 +395,7 @@ def test_training_in_a_native_vector_environment():
 def test_a_life_lost_at_a_time_limit_ends_the_episode():
     terminated, truncated = np.array([True, True, False, True]), np.array([False, True, True, False])
     info = {"life_lost": np.array([True, True, False, False])}
-    np.testing.assert_array_equal(environments._ended(terminated, truncated, info), [False, True, True, True])
+    np.testing.assert_array_equal(environments.ended_of(terminated, truncated, info), [False, True, True, True])
 
 
 def test_environments_of_envpool():

@@ -57,6 +57,18 @@ def test_actions_that_do_not_count_from_zero():
     assert list(zip(returns, lengths, strict=True)) == [expected(seed, start=4) for seed in (1, 2, 3)]
 
 
+def test_what_is_stepped_together_is_not_stepped_on_after_its_end():
+    def make():
+        return counting.Counting()
+
+    def make_vector(num_envs):
+        return gymnasium.vector.SyncVectorEnv([make] * num_envs, autoreset_mode="Disabled")  # an error where it is
+
+    make.make_vector = make_vector
+    seeds = list(range(2 * MOST_ENVIRONMENTS + 3))
+    assert list(zip(*play(seeds, make=make), strict=True)) == [expected(seed) for seed in seeds]
+
+
 def test_an_episode_may_be_left():
     assert play([1, 2, 3, 4], max_steps=2)[1] == [min(2, expected(seed)[1]) for seed in (1, 2, 3, 4)]
 

@@ -25,7 +25,11 @@ def main():
         "--stack", type=int, choices=(1, 4), default=4, help="frames seen at once (default: %(default)s)"
     )
     parser.add_argument(
-        "--sticky", type=float, default=0.25, help="probability of an action's repetition (default: %(default)s)"
+        "--sticky",
+        type=float,
+        default=0.25,
+        help="probability that the action before is taken once more, where the source is a .keras file "
+        "(default: %(default)s)",
     )
     parser.add_argument("--episodes", type=int, default=10, help="games to evaluate (default: %(default)s)")
     parser.add_argument(
@@ -40,10 +44,11 @@ def main():
     options = parser.parse_args()
     source = options.source or pathlib.Path("runs") / f"Breakout-{options.memory}-{options.stack}" / "best.keras"
 
-    # As in training. A checkpoint knows it and the frames of a stack, a .keras file does not.
-    game = Atari("ALE/Breakout-v5", repeat_action_probability=options.sticky, use_fire_reset=True)
+    game = stack = None  # a checkpoint knows both, a .keras file neither
+    if source.suffix == ".keras":
+        game = Atari("ALE/Breakout-v5", repeat_action_probability=options.sticky, use_fire_reset=True)
+        stack = options.stack
     try:
-        stack = options.stack if source.suffix == ".keras" else None  # a checkpoint's own
         agent = DQNInference(source, env=game, frame_stack=stack, epsilon=options.epsilon)
     except FileNotFoundError as error:
         sys.exit(f"{error} Train an agent first: python examples/breakout/dqn_train.py")

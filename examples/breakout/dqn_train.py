@@ -107,7 +107,7 @@ def parse_options():
         ("batch-size", 32, "steps in an update"),
         ("updates-per-step", 0.25, "updates per environment step"),
         ("learning-rate", 1e-4, "of Adam"),
-        ("sticky", 0.25, "probability that the action before is taken once more"),
+        ("sticky", 0.25, "probability that the action before is taken once more; a resumed run keeps its own"),
         ("save-every", 50_000, "environment steps between two checkpoints"),
         ("seed", 0, "from which all chance is made"),
         ("evaluate-every", 50_000, "environment steps between two evaluations"),
@@ -141,9 +141,9 @@ def main():
     game = make_game(options.sticky)
     playing = {"env": game, "frame_stack": options.stack}
     film = {"every": 2, "max_steps": options.film_steps}
-    print(f"Scores of evaluations: epsilon {options.epsilon:g}, {options.episodes} whole games; {game.protocol}.")
     if options.resume:
         trainer = DQNTrainer.load(run)
+        playing["env"] = trainer.recipe[1]["env"]  # with the sticky actions that the run began with
         print(f"Going on from {run} after {trainer.steps:,} steps.")
     else:
         keras.utils.set_random_seed(options.seed)
@@ -155,6 +155,8 @@ def main():
         plots.model_diagram(model, run / "model.png")
         trainer = make_trainer(model, options)
 
+    protocol = playing["env"].protocol
+    print(f"Scores of evaluations: epsilon {options.epsilon:g}, {options.episodes} whole games; {protocol}.")
     evaluation = callbacks.Evaluation(
         min(options.evaluate_every, options.steps),
         episodes=options.episodes,
@@ -179,7 +181,7 @@ def main():
     score = best.record(run / "trained.gif", **film)
     print(f"It scores {score:,.0f} in its first {options.film_steps} steps: {run / 'trained.gif'}")
     print(f"Everything is in {run}: the films, learning-curve.png, model.png, best.keras and a checkpoint.")
-    told = f"--stack {options.stack} --sticky {options.sticky:g}"
+    told = f"--stack {options.stack} --sticky {playing['env'].settings['repeat_action_probability']:g}"
     print(f"Next: python examples/breakout/dqn_inference.py {told} {run / 'best.keras'}")
 
 
