@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from sota_dqn.checks import check_distinct, check_id
+from sota_dqn.seeds import episode_seed
 from sota_dqn.spaces import check_spaces
 
 __all__ = [
@@ -21,8 +22,6 @@ __all__ = [
     "closing_on_error",
     "ended_of",
     "envs_of",
-    "episode_seed",
-    "episode_seeds",
     "is_vector",
     "make_factory",
     "make_vector",
@@ -345,16 +344,6 @@ class Environments:
                 f"The worker process of environment {', '.join(map(str, dead))} died (exit code "
                 f"{', '.join(str(workers[i].exitcode) for i in dead)}). What was learned up to then is intact."
             ) from error
-
-
-def episode_seed(seed, stream, episode):
-    """Returns an episode's seed, in [0, 2^31), made from the run's seed, the stream and the episode's number."""
-    return int(np.random.SeedSequence([seed, stream, episode]).generate_state(1)[0] >> 1)
-
-
-def episode_seeds(entropy, episodes):
-    """Returns a seed for each of so many episodes, made from a list of integers."""
-    return [int(state >> 1) for state in np.random.SeedSequence(entropy).generate_state(episodes)]
 
 
 def ended_of(terminated, truncated, info):

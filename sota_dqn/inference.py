@@ -12,12 +12,12 @@ import numpy as np
 from sota_dqn import atari, checkpoint, recorder
 from sota_dqn.checks import check_count, check_count_or_none, check_probability
 from sota_dqn.choice import Choice, Frames
-from sota_dqn.environments import episode_seeds
 from sota_dqn.evaluation import describe, first_observation, make_playing_factory, play_episodes, summarize
 from sota_dqn.models import check_shapes, has_convolutions, is_recurrent, observation_shape, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.recurrent import Recurrent
+from sota_dqn.seeds import episode_seeds
 from sota_dqn.spaces import check_spaces, space_from
 from sota_dqn.storage import merge_frames
 

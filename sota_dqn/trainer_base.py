@@ -15,10 +15,10 @@ import numpy as np
 from sota_dqn import atari, callbacks, checkpoint, snapshot
 from sota_dqn.checks import check_count, check_count_or_none, check_probability
 from sota_dqn.choice import Choice, Frames
-from sota_dqn.environments import episode_seeds
 from sota_dqn.evaluation import describe, make_evaluation_factory, play_episodes, summarize
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.reporting import Batches, Clock, Epoch, Interrupt, Record, forget_nan
+from sota_dqn.seeds import episode_seeds
 
 __all__ = ["TrainerBase"]
 

@@ -16,7 +16,7 @@ MAX_LINES = 400
 
 FLOORS = [
     {"version", "types", "checks", "files", "history", "backend"},
-    {"targets", "returns", "losses", "schedules", "graphs", "spaces"},
+    {"targets", "returns", "losses", "schedules", "seeds", "graphs", "spaces"},
     {
         "layers",
         "mixtures",

@@ -12,7 +12,8 @@ from gymnasium.wrappers import TimeLimit
 
 from sota_dqn import DQNTrainer, Replay, environments
 from sota_dqn import spaces as supported
-from sota_dqn.environments import Environments, episode_seed, make_factory, make_vector
+from sota_dqn.environments import Environments, make_factory, make_vector
+from sota_dqn.seeds import episode_seed
 
 
 class Unrecorded(gymnasium.Wrapper):
@@ -188,20 +189,6 @@ def test_spaces_are_described():
 
 
 # Episodes and their seeds
-
-
-def test_every_episode_has_another_seed():
-    seeds = {environments.episode_seed(*key) for key in np.ndindex(4, 8, 50)}
-    assert len(seeds) == 4 * 8 * 50
-    assert all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds)
-    assert environments.episode_seed(7, 3, 2) == environments.episode_seed(7, 3, 2)
-
-
-def test_seeds_of_an_evaluation():
-    seeds = environments.episode_seeds([3, 1], 20)
-    assert len(set(seeds)) == 20
-    assert seeds[:5] == environments.episode_seeds([3, 1], 5)
-    assert seeds != environments.episode_seeds([3, 2], 20)
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))

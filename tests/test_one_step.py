@@ -28,7 +28,7 @@ from one_step_runs import (
 
 from sota_dqn import DQNInference, OneStepTrainer, callbacks
 from sota_dqn.checkpoint import Checkpoint
-from sota_dqn.environments import episode_seed, episode_seeds
+from sota_dqn.seeds import episode_seed, episode_seeds
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
