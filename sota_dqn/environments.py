@@ -324,9 +324,10 @@ class Environments:
             return None
         if not self.exact:  # one seed for all streams: native environments take no list
             return episode_seed(self.seed, self.first, int(self.episodes.sum()))
-        numbers = [self.first + stream for stream in range(self.num_envs)]
-        seeds = [episode_seed(self.seed, number, int(e)) for number, e in zip(numbers, self.episodes, strict=True)]
-        return [seed if begins else None for seed, begins in zip(seeds, streams, strict=True)]
+        return [
+            episode_seed(self.seed, self.first + stream, int(self.episodes[stream])) if begins else None
+            for stream, begins in enumerate(streams)
+        ]
 
     def _call(self, method, *arguments, **keywords):
         """Calls `method`; where a worker process has died, stops the others and says so."""
