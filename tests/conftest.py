@@ -1,8 +1,27 @@
-"""What every test gets: no screen, quiet libraries, fixed seeds, and on JAX each program compiled but once."""
+"""What every test gets: no screen, quiet libraries, fixed seeds, and each program compiled but once."""
 
+import atexit
 import os
+import shutil
+import tempfile
+
+# What is compiled is kept for the run, for the processes that tests start too: more than half of the suite's time went
+# into the same programs again and again.
+PROGRAMS = tempfile.mkdtemp(prefix="programs")
+atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
 
 # Read when the libraries are imported, so set before.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["TF_XLA_FLAGS"] = (
+    f"{os.environ.get('TF_XLA_FLAGS', '')} --tf_xla_persistent_cache_directory={PROGRAMS} "
+    "--tf_xla_persistent_cache_device_types=CPU"
+)
+# And it is compiled in a hurry: the tests ask for numbers, not for speed.
+os.environ["XLA_FLAGS"] = (
+    f"--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true {os.environ.get('XLA_FLAGS', '')}"
+)
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -13,17 +32,6 @@ os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 import keras
 import numpy as np
 import pytest
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Keeps what JAX compiles: of the suite's time on JAX, half went into the same programs again and again."""
-    if keras.config.backend() == "jax":
-        import jax
-
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)
