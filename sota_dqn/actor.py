@@ -208,12 +208,15 @@ class Actor:
         return {}
 
     def arrays(self):
-        """Returns the arrays that `restore` needs, by name: observations, frames, the states of a recurrent model."""
+        """Returns the arrays that `restore` needs, by name: observations, frames, the states of a recurrent model, the
+        random numbers that a policy holds."""
         arrays = {"actor_observation": self.observation}
         if self.frames.stack is not None:
             arrays["actor_frames"] = self.frames.stack
         for i, carried in enumerate(self.choice.after):
             arrays[f"actor_state_{i}"] = ops.convert_to_numpy(carried)
+        if self.choice.held is not None:
+            arrays["actor_held"], arrays["actor_held_steps"] = self.choice.held
         return arrays
 
     def state(self):
@@ -248,6 +251,8 @@ class Actor:
         observation, stack = arrays["actor_observation"], arrays.get("actor_frames")
         carried = sum(name.startswith("actor_state_") for name in arrays)
         self.choice.after = [ops.convert_to_tensor(arrays[f"actor_state_{i}"]) for i in range(carried)]
+        if "actor_held" in arrays:
+            self.choice.held = arrays["actor_held"], arrays["actor_held_steps"]
         if self.selection is not None and state["selection"] is not None:
             self.selection.restore(state["selection"])
         if self.environments.exact:

@@ -35,6 +35,8 @@ class Choice:
         self.actions: Any = None  # the last ones, `[B]` int32
         self.before: list = []  # the states of a recurrent model before the last step, `[B, units]` each
         self.after: list = []  # and after it
+        self.held: Any = None  # where a policy holds: the last uniform numbers, `[B]`, and for how many steps they stay
+        self._holds = np.array([getattr(part, "hold", 1) for part in getattr(policy, "parts", [policy])])
 
         def choose(observations, uniform, step, which, begun, states, last):
             if stacked:
@@ -65,11 +67,11 @@ class Choice:
     @property
     def memory(self):
         """What is kept from one call to the next: the last actions, the states after them, and the state of chance."""
-        return self.actions, self.after, self.random.bit_generator.state
+        return self.actions, self.after, self.held, self.random.bit_generator.state
 
     @memory.setter
     def memory(self, memory):
-        self.actions, self.after, self.random.bit_generator.state = memory
+        self.actions, self.after, self.held, self.random.bit_generator.state = memory
 
     def __call__(self, observations, step, *, begun=None, rewards=None, which=()):
         """Returns actions, `[B]` int32, still on the device.
@@ -82,8 +84,8 @@ class Choice:
             rewards: `[B]`, what the last actions brought, where the model sees it.
             which: `[B]` int32, which part of a `Selection` acts; empty for other policies.
         """
-        uniform = self.random.random(len(observations), dtype="float32")
         size = len(observations)
+        uniform = self._uniform(size, which)
         if self.recurrent is not None and (not self.after or len(self.after[0]) != size):
             self.after = self.recurrent.zeros(size)
         last = self._last(size, rewards) if self.previous else ()
@@ -91,6 +93,18 @@ class Choice:
         made = self._choose(observations, uniform, np.float32(step), which, told, self.after, last)
         self.actions, self.values, self.before, self.after = made
         return self.actions
+
+    def _uniform(self, size, which):
+        """Returns `[B]` random numbers in [0, 1), in each stream the last one as long as its policy holds it."""
+        uniform = self.random.random(size, dtype="float32")
+        if (self._holds == 1).all():
+            return uniform
+        steps = self.random.zipf(2.0, size)  # k with a probability proportional to 1 / k^2
+        held, left = (uniform, np.zeros(size, "int64")) if self.held is None or len(self.held[0]) != size else self.held
+        most = self._holds[np.asarray(which)] if len(which) else self._holds[0]
+        drawn = (left <= 0) | (most == 1)
+        self.held = np.where(drawn, uniform, held), np.minimum(np.where(drawn, steps, left), most) - 1
+        return self.held[0]
 
     def _last(self, size, rewards):
         """Returns the last actions and what they brought, `[B]` each; zeros where there are none."""

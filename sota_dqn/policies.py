@@ -11,7 +11,8 @@ any function of the three, made of `keras.ops`:
 
 To add one here, write a class with `__call__`, decorated with `recorded` so that a checkpoint can name it. Where a
 policy has the attribute `epsilon`, a number or a schedule, the trainer logs it; where it has `streams`, an actor
-process sets it to the number of its first stream and that of all.
+process sets it to the number of its first stream and that of all; where it has `hold`, an integer of at least 1, a
+stream's uniform number stays the same for up to so many steps.
 
 `Switching`, `AdvSwitch` and `Mixture`, from mixtures.py, are made of such policies.
 """
@@ -19,7 +20,7 @@ process sets it to the number of its first stream and that of all.
 import numpy as np
 from keras import ops
 
-from sota_dqn.checks import check_number, check_probability
+from sota_dqn.checks import check_count, check_number, check_probability
 from sota_dqn.mixtures import AdvSwitch, Mixture, Switching
 from sota_dqn.schedules import as_schedule
 from sota_dqn.types import recorded
@@ -49,14 +50,21 @@ class Greedy:
 class EpsilonGreedy:
     """Any action with probability epsilon, else the action of the highest value.
 
+    With `hold`, what is drawn stays for k steps, k with a probability proportional to 1 / k^2: a stream that explores
+    repeats its action, and gets further than where every step is drawn anew. After the temporally extended exploration
+    of Dabney et al. 2021, with a difference: epsilon stays the share of steps that explore, whatever their number.
+
     Args:
         epsilon: A number in [0, 1] or a schedule.
+        hold: The most steps that are repeated; 1 draws every step anew.
     """
 
-    def __init__(self, epsilon):
+    def __init__(self, epsilon, *, hold=1):
         self.epsilon = as_schedule(epsilon, "epsilon")
         if not callable(epsilon):
             check_probability(epsilon=epsilon)
+        check_count(1, hold=hold)
+        self.hold = int(hold)
 
     def __call__(self, values, uniform, step):
         return _epsilon_greedy(values, uniform, self.epsilon(step))

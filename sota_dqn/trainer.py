@@ -266,3 +266,5 @@ def _check_parts(replay, policy, batch_size):
     epsilon = getattr(policy, "epsilon", None)
     if epsilon is not None:
         as_schedule(epsilon, "policy.epsilon")
+    for part in getattr(policy, "parts", [policy]):
+        check_count(1, **{"policy.hold": getattr(part, "hold", 1)})

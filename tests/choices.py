@@ -6,7 +6,7 @@ class Chosen:
 
     recurrent = None
     remembers = previous = False
-    memory = None
+    memory = held = None
 
     def __init__(self, function):
         self.function = function

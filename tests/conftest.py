@@ -1,22 +1,17 @@
 """What every test gets: no screen, quiet libraries, fixed seeds, and each program compiled but once."""
 
-import atexit
 import os
 import shutil
 import tempfile
 
-# What is compiled is kept for the run, for the processes that tests start too: more than half of the suite's time went
-# into the same programs again and again.
-PROGRAMS = tempfile.mkdtemp(prefix="programs")
-atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
-
-# Read when the libraries are imported, so set before.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+# Read when the libraries are imported, so set before. What is compiled is kept for the run, for processes that tests
+# start too: half of the suite's time went into the same programs again and again.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["TF_XLA_FLAGS"] = (
-    f"{os.environ.get('TF_XLA_FLAGS', '')} --tf_xla_persistent_cache_directory={PROGRAMS} "
-    "--tf_xla_persistent_cache_device_types=CPU"
+    f"--tf_xla_persistent_cache_directory={os.environ['JAX_COMPILATION_CACHE_DIR']} "
+    f"--tf_xla_persistent_cache_device_types=CPU {os.environ.get('TF_XLA_FLAGS', '')}"
 )
 # And it is compiled in a hurry: the tests ask for numbers, not for speed.
 os.environ["XLA_FLAGS"] = (
@@ -32,6 +27,13 @@ os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 import keras
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs():
+    """Removes what was compiled, at the end."""
+    yield
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

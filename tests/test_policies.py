@@ -132,7 +132,7 @@ def test_compiled_or_not_the_actions_are_the_same(random, policy):
 
 def test_policies_remember_how_they_were_made():
     assert policies.Greedy().recipe == (policies.Greedy, {})
-    assert policies.EpsilonGreedy(0.1).recipe == (policies.EpsilonGreedy, {"epsilon": 0.1})
+    assert policies.EpsilonGreedy(0.1).recipe == (policies.EpsilonGreedy, {"epsilon": 0.1, "hold": 1})
     assert policies.Boltzmann(0.1).recipe == (policies.Boltzmann, {"temperature": 0.1})
 
 

@@ -74,6 +74,7 @@ SCENARIOS = {
         penalty=losses.linear_lower_bound(),
     ),
     "dropout, statistics": dict(model=noisy_network),
+    "held exploration": dict(policy=policies.EpsilonGreedy(0.5, hold=20)),
 }
 
 
