@@ -3,7 +3,7 @@
 To add a factor, add its levels to `FACTORS` and its default to `DEFAULTS`.
 """
 
-from sota_dqn import Replay, losses, returns, samplers, schedules, targets
+from sota_dqn import Replay, losses, policies, returns, samplers, schedules, targets
 
 __all__ = ["DEFAULTS", "FACTORS", "variants"]
 
@@ -17,6 +17,10 @@ def _trainer(**settings):
 
 def _model(**settings):
     return settings, {}
+
+
+def _epsilon_greedy(hold):
+    return policies.EpsilonGreedy(schedules.linear(1.0, 0.05, steps=20_000), hold=hold)
 
 
 # Each level is a function that returns the settings of `learning.build_model` and those of `DQNTrainer`.
@@ -46,6 +50,10 @@ FACTORS = {
         "He, weight 0.25": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.lower_bound(weight=0.25)),
         "linear": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.linear_lower_bound()),
     },
+    "exploration": {
+        "every step anew": lambda: _trainer(policy=_epsilon_greedy(hold=1)),
+        "held, at most 20 steps": lambda: _trainer(policy=_epsilon_greedy(hold=20)),
+    },
     "normalization": {
         "LayerNorm": lambda: _model(layer_norm=True),
         "none": lambda: _model(layer_norm=False),
@@ -59,6 +67,7 @@ DEFAULTS = {
     "replay": "uniform",
     "n-step": "5",
     "lower bound": "off",
+    "exploration": "every step anew",
     "normalization": "LayerNorm",
 }
 
