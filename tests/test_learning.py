@@ -17,7 +17,8 @@ def linear_model(features, num_actions, *, bias):
     model = keras.Sequential(
         [keras.Input((features,)), keras.layers.Dense(num_actions, use_bias=bias, kernel_initializer="zeros")]
     )
-    model.compile(optimizer=keras.optimizers.Adam(0.02), loss="huber")
+    # With Adam's own epsilon, what rounding leaves of a gradient that is zero is taken for a whole step.
+    model.compile(optimizer=keras.optimizers.Adam(0.02, epsilon=1e-4), loss="huber")
     return model
 
 
@@ -60,7 +61,7 @@ def test_values_of_the_chain_by_hand():
 def test_one_step_values_of_random_actions_equal_value_iteration(changes):
     model = chain_model()
     train(probes.Chain, model, steps=3_000, n_step=1, **changes)
-    np.testing.assert_allclose(model.get_weights()[0], CHAIN, atol=0.01)
+    np.testing.assert_allclose(model.get_weights()[0], CHAIN, atol=0.001)
 
 
 def test_three_step_values_of_greedy_actions_equal_value_iteration():
