@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.process import rate, report
 from sota_dqn import Actors, Atari, DQNTrainer, RayActors, Replay, backend, callbacks
-from sota_dqn.environments import make_factory
 from sota_dqn.processes import Processes
+from sota_dqn.vectors import make_factory
 
 NUM_ENVS = 8
 SLEEP = 0.01  # seconds per step

@@ -24,8 +24,8 @@ UPDATES = {
     "host": [("float32", "graph", "cpu", (32,)), ("float32", "host", "cpu", (32,))],
 }
 # Whole training: games, batch size, updates per environment step, and the launch.
-TRAINING = ("16:32:1/4:host", "32:32:1/4:host", "64:32:1/4:host", "128:32:1/4:host", "128:256:1/8:host")
-TRAINING += ("16:32:1/4:graph", "128:256:1/8:graph")
+TRAINING = ("16:32:1/4:host", "32:32:1/4:host", "64:32:1/4:host", "128:32:1/4:host")
+TRAINING += ("128:256:1/8:host", "128:256:1/16:host", "128:256:1/32:host")
 PARTS = (*UPDATES, "training", "memory", "peer")
 PEER = {"agent": "stable-baselines3", "backend": "torch"}
 PEER_REPLAY = 20_000  # stacks, at both ends of a transition

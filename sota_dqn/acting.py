@@ -5,10 +5,11 @@ import math
 from sota_dqn.actor import Actor
 from sota_dqn.actor_pool import ActorPool
 from sota_dqn.choice import Frames
-from sota_dqn.environments import NUM_ENVS, Environments, closing_on_error, make_vector
+from sota_dqn.environments import Environments
 from sota_dqn.mixtures import Selection
 from sota_dqn.pace import Pace
 from sota_dqn.preprocessing import Preprocessing
+from sota_dqn.vectors import NUM_ENVS, closing_on_error, make_vector
 from sota_dqn.writer import Writer
 
 __all__ = ["connect", "make_actor", "make_pace"]

@@ -54,6 +54,7 @@ class Actor:
         self._rows = 0
         self.last_step = math.inf  # an actor in the learner's process makes no step that it is not asked for
         self._torn = False  # whether an error has cut a step short
+        self._chosen: Any = None  # actions that wait for `step`, and what `_memory` was after them
 
     def start(self):
         """Resets the environments."""
@@ -92,6 +93,8 @@ class Actor:
     def advance(self, step, learn, clock):
         """Steps every environment once, while the device learns.
 
+        Where environments are stepped by others than this thread, they are at it while it hands over the updates.
+
         Args:
             step: Environment steps made so far.
             learn: A function that hands the updates that are due to the device. The actions are chosen before them.
@@ -100,18 +103,32 @@ class Actor:
         Returns:
             How many environment steps were made, and the `Episode`s that ended.
         """
-        before = self._memory()
-        with clock("act"):
-            actions = self.choose(step)
-        after = self._memory()
-        # A checkpoint written while it learns, or after an error there, is of before these actions.
-        self._recall(before)
+        if self._chosen is None:  # an error in `learn` leaves them for the next time
+            before = self._memory()
+            with clock("act"):
+                actions = self.choose(step)
+            if self.environments.concurrent:
+                with clock("idle"):
+                    actions = ops.convert_to_numpy(actions)
+                with clock("environment"):
+                    self._begin_step(actions)
+            self._chosen = actions, self._memory()
+            self._recall(before)  # a checkpoint written while it learns, or after an error there, is of before them
         learn()
+        actions, after = self._chosen
+        self._chosen = None
         self._recall(after)
         with clock("idle"):
             actions = ops.convert_to_numpy(actions)
         with clock("environment"):
             return len(actions), self.step(actions)
+
+    def _begin_step(self, actions):
+        """Has the environments stepped by `actions` (`[E]`) while this thread goes on, until `step`."""
+        self._check_whole()
+        self._torn = True
+        self.environments.begin(actions)
+        self._torn = False
 
     def _memory(self):
         """Returns what choosing actions changes."""
@@ -150,10 +167,7 @@ class Actor:
             ValueError: If a reward or an observation is not finite; it names the environment, the episode and the step.
             RuntimeError: If an earlier step has raised, and the environments are in the middle of it.
         """
-        if self._torn:
-            raise RuntimeError(
-                "An error has stopped the environments in the middle of a step. Go on from a checkpoint: load(path)."
-            )
+        self._check_whole()
         self._torn = True
         outcome = self.environments.step(actions)
         observation = self.preprocess(outcome.observation)
@@ -178,6 +192,13 @@ class Actor:
         self.rewards = outcome.reward
         self._torn = False
         return episodes
+
+    def _check_whole(self):
+        """Raises RuntimeError where the environments are in the middle of a step that an error has stopped."""
+        if self._torn:
+            raise RuntimeError(
+                "An error has stopped the environments in the middle of a step. Go on from a checkpoint: load(path)."
+            )
 
     def close(self):
         """Closes the environments; worker processes are killed where they may be in the middle of a step."""

@@ -16,11 +16,12 @@ import numpy as np
 from keras import ops
 
 from sota_dqn.checks import check_count, check_count_or_none, is_integer, is_number
-from sota_dqn.environments import Environments, is_vector, make_vector
+from sota_dqn.environments import Environments
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.processes import SLOTS, Died, Processes, chunk_layout
 from sota_dqn.remote_actor import Specification, pack_model
 from sota_dqn.types import recorded
+from sota_dqn.vectors import is_vector, make_vector
 
 __all__ = ["ActorPool", "Actors"]
 

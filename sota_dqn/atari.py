@@ -134,6 +134,7 @@ class Atari:
         screen = {"grayscale": False, "img_height": HEIGHT, "img_width": WIDTH} if raw else {"grayscale": True}
         return AtariVectorEnv(
             num_envs=num_envs,
+            autoreset_mode=AutoresetMode.SAME_STEP,
             stack_num=1,
             reward_clipping=False,
             life_loss_info=self.life_loss,
@@ -147,9 +148,10 @@ class Atari:
 
 
 class _Games(VectorEnv):
-    """Games that are reset one by one, when told to, with a seed where one is given.
+    """Games that are reset when told to, with a seed where one is given.
 
-    ale-py resets an ended game at the next step, but leaves one alone that has been reset by then.
+    ale-py resets a game in the step that ends it, in the thread that has stepped it: told to reset it without a seed,
+    there is nothing left to do. Steps and resets so far decide what comes, not who asked for a reset.
     """
 
     def __init__(self, atari, num_envs, *, raw=None):
@@ -165,19 +167,47 @@ class _Games(VectorEnv):
         self.single_action_space = self._native.single_action_space
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = self._native.action_space
+        self._lives = np.zeros(num_envs, "int32")  # left in the games that are running
+        self._observation = None  # what they show, `[E, H, W]`
+        self._begun = np.zeros(num_envs, bool)  # where the last step has ended a game, and another runs
 
     def reset(self, *, seed=None, options=None):
         """Begins games, all or those of `options["reset_mask"]`; `seed`: one for each stream, None where not reset."""
+        mask = np.ones(self.num_envs, bool) if options is None else options["reset_mask"]
         if isinstance(seed, (list, tuple)):
             seed = np.array([one for one in seed if one is not None])
-        observation, info = self._native.reset(seed=seed, options=options)
-        return observation[:, 0], info
+        due = mask & ~self._begun if seed is None else mask
+        self._begun = self._begun & ~mask
+        info = {"lives": self._lives}
+        if due.any():
+            observation, info = self._native.reset(seed=seed, options={"reset_mask": due.copy()} if options else None)
+            self._observation, self._lives = observation[:, 0], info["lives"]
+        return self._observation, info
 
     def step(self, actions):
         """Steps every game. `info["life_lost"]` says which terminations are lives lost in a game that goes on."""
-        observation, reward, terminated, truncated, info = self._native.step(np.asarray(actions, "int32"))
-        info["life_lost"] = terminated & (info["lives"] > 0) & self._life_loss
-        return observation[:, 0], reward, terminated, truncated, info
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions):
+        """Has every game stepped, in ale-py's threads, by `actions`, `[E]` integers."""
+        self._native.send(np.asarray(actions, "int32"))
+
+    def step_wait(self):
+        """Returns what `step` returns, once all games have been stepped."""
+        observation, reward, terminated, truncated, info = self._native.recv()
+        self._observation = observation = observation[:, 0]
+        lives = info["lives"]
+        # A game that has ended shows the lives of the next one, never fewer; a lost life leaves fewer.
+        lost = terminated & (lives < self._lives) & self._life_loss
+        self._begun = terminated & ~lost | truncated
+        if self._begun.any():
+            observation = observation.copy()
+            observation[self._begun] = info["final_obs"][self._begun, 0]
+        info["life_lost"] = lost
+        info["lives"] = np.where(self._begun, np.where(terminated, 0, self._lives), lives)
+        self._lives = lives
+        return observation, reward, terminated, truncated, info
 
 
 class _Game(gymnasium.Env):

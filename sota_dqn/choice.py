@@ -125,6 +125,7 @@ class Frames:
         self.frame_stack = frame_stack
         self.padding = padding
         self.stack = None
+        self._spare: Any = None  # the stack before, which the device has read when the one after this is asked for
 
     def __call__(self, observation, begun):
         """Returns what to act on after `observation` (`[E, *O]`); where `begun` (`[E]`), it is an episode's first."""
@@ -132,8 +133,11 @@ class Frames:
             return observation
         if self.stack is None:
             self.stack = np.zeros((len(observation), self.frame_stack, *observation.shape[1:]), observation.dtype)
-        self.stack[:, :-1] = self.stack[:, 1:]
+        if self._spare is None:
+            self._spare = np.zeros_like(self.stack)
+        self.stack, self._spare = self._spare, self.stack
+        self.stack[:, :-1] = self._spare[:, 1:]
         self.stack[:, -1] = observation
         if begun.any():
             self.stack[begun, :-1] = observation[begun, None] if self.padding == "reset" else 0
-        return self.stack.copy()  # the device may still be reading the last one
+        return self.stack

@@ -7,9 +7,10 @@ import numpy as np
 from gymnasium import spaces
 
 from sota_dqn.checks import check_distinct
-from sota_dqn.environments import ended_of, envs_of, is_vector, make_factory
+from sota_dqn.environments import ended_of
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.spaces import describe_space, is_supported
+from sota_dqn.vectors import envs_of, is_vector, make_factory
 
 __all__ = [
     "check_evaluation",

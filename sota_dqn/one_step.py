@@ -16,7 +16,6 @@ from sota_dqn import backend, losses, worker_snapshot
 from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_bool_or_none, check_count, check_count_or_none, check_probability, is_number
 from sota_dqn.choice import Choice
-from sota_dqn.environments import closing_on_error, is_vector, make_factory
 from sota_dqn.evaluation import check_evaluation
 from sota_dqn.models import check_model, has_convolutions, is_recurrent, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
@@ -27,6 +26,7 @@ from sota_dqn.storage import merge_frames
 from sota_dqn.targets import value_of
 from sota_dqn.trainer_base import TrainerBase
 from sota_dqn.types import recorded
+from sota_dqn.vectors import closing_on_error, is_vector, make_factory
 from sota_dqn.workers import make_workers
 
 __all__ = ["OneStepLearner", "OneStepTrainer"]

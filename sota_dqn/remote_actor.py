@@ -12,13 +12,14 @@ from keras import ops
 
 from sota_dqn.actor import Actor
 from sota_dqn.choice import Choice, Frames
-from sota_dqn.environments import Environments, make_vector
+from sota_dqn.environments import Environments
 from sota_dqn.mixtures import Selection
 from sota_dqn.models import has_convolutions, layers_of
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.priorities import FirstErrors
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.types import Steps
+from sota_dqn.vectors import make_vector
 
 __all__ = ["Chunk", "Specification", "RemoteActor", "pack_model"]
 

@@ -15,7 +15,6 @@ from sota_dqn.actor_pool import as_actors
 from sota_dqn.atari import is_game, native
 from sota_dqn.checks import check_bool_or_none, check_count, check_count_or_none, check_number
 from sota_dqn.choice import Choice
-from sota_dqn.environments import closing_on_error
 from sota_dqn.evaluation import check_evaluation
 from sota_dqn.mixtures import AdvSwitch, Selection
 from sota_dqn.models import check_model, has_convolutions
@@ -26,6 +25,7 @@ from sota_dqn.samplers import Uniform
 from sota_dqn.schedules import as_schedule, linear
 from sota_dqn.storage import merge_frames
 from sota_dqn.trainer_base import TrainerBase
+from sota_dqn.vectors import closing_on_error
 
 __all__ = ["Trainer"]
 

@@ -17,10 +17,11 @@ import numpy as np
 from sota_dqn.actor import Episode
 from sota_dqn.checks import check_distinct
 from sota_dqn.choice import Frames
-from sota_dqn.environments import Environments, closing_on_error, envs_of, make_vector
+from sota_dqn.environments import Environments
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.schedules import linear
 from sota_dqn.seeds import episode_seeds
+from sota_dqn.vectors import closing_on_error, envs_of, make_vector
 
 __all__ = ["Segment", "Worker", "make_workers"]
 

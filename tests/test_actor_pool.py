@@ -21,10 +21,10 @@ import pytest
 
 from sota_dqn import Actors, DQNTrainer, Replay, Sequences, backend, policies, processes, returns, samplers, schedules
 from sota_dqn.callbacks import Callback
-from sota_dqn.environments import make_vector
 from sota_dqn.pace import Pace
 from sota_dqn.remote_actor import pack_model, unpack_model
 from sota_dqn.seeds import episode_seed
+from sota_dqn.vectors import make_vector
 
 NUM_ENVS = 3
 EVALUATION = {"eval_env": counting.Counting}

@@ -7,12 +7,16 @@ import gymnasium
 import keras
 import numpy as np
 import pytest
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
 
 from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, atari, callbacks, policies, preprocessing
 from sota_dqn.atari import native
 from sota_dqn.choice import Frames
-from sota_dqn.environments import Environments, make_factory, make_vector
+from sota_dqn.environments import Environments
 from sota_dqn.evaluation import make_evaluation_factory, play_episodes
+from sota_dqn.seeds import episode_seed
+from sota_dqn.vectors import make_factory, make_vector
 
 gymnasium.register_envs(ale_py)
 BREAKOUT = "ALE/Breakout-v5"
@@ -221,33 +225,60 @@ def test_both_paths_store_the_same_rows():
 @pytest.mark.parametrize("life_loss", [True, False])
 def test_a_lost_life_terminates_and_the_game_goes_on(random, life_loss):
     game = Atari(BREAKOUT, life_loss=life_loss, repeat_action_probability=0.0)
-    environments = Environments(game.make_vector(1), seed=1)
+    environments = Environments(game.make_vector(2), seed=1)
     environments.reset()
-    terminated, ended, begun, frames = [], [], [], []
-    native_step = environments.vector._native.step
+    # The same games, which say themselves how many lives are left when they end, and are reset by hand.
+    same = {"stack_num": 1, "reward_clipping": False, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    reference = AtariVectorEnv("breakout", 2, life_loss_info=life_loss, **same)
+    _, info = reference.reset(seed=np.array([episode_seed(1, stream, 0) for stream in range(2)]))
+    seen = {"over": 0, "lost": 0}
+    for actions in random.integers(0, 4, (500, 2)):
+        outcome = environments.step(actions)
+        lives = info["lives"]
+        observation, reward, _, _, info = reference.step(actions)
+        over = info["lives"] == 0
+        lost = info["lives"] < lives
+        np.testing.assert_array_equal(outcome.terminated, lost if life_loss else over)
+        np.testing.assert_array_equal(outcome.ended, over)
+        np.testing.assert_array_equal(outcome.begun, over)
+        np.testing.assert_array_equal(outcome.reward, reward)
+        assert outcome.valid.all()
+        if over.any():
+            np.testing.assert_array_equal(outcome.final_observation[over], observation[over, 0])
+            observation, info = reference.reset(options={"reset_mask": over})
+        np.testing.assert_array_equal(outcome.observation, observation[:, 0])
+        seen["over"] += over.sum()
+        seen["lost"] += (lost & ~over).sum()
+    assert seen["over"] > 2 and seen["lost"] > 8
 
-    def step(actions):
-        result = native_step(actions)
-        frames.append((int(result[4]["lives"][0]), int(result[4]["episode_frame_number"][0])))
-        return result
 
-    environments.vector._native.step = step
-    for action in random.integers(0, 4, 500):
-        outcome = environments.step(np.array([action]))
-        terminated.append(bool(outcome.terminated[0]))
-        ended.append(bool(outcome.ended[0]))
-        begun.append(bool(outcome.begun[0]))
-        assert outcome.valid[0]
-    lives = np.array([live for live, _ in frames])
-    numbers = np.array([number for _, number in frames])
-    over = lives == 0
-    lost = np.diff(lives, prepend=5) < 0
-    assert over.any() and (lost & ~over).any()
-    np.testing.assert_array_equal(ended, over)
-    np.testing.assert_array_equal(begun, over)
-    np.testing.assert_array_equal(terminated, lost if life_loss else over)
-    begins = np.diff(numbers) < 0
-    np.testing.assert_array_equal(begins, over[:-1])  # only a game that is over begins anew
+def test_a_game_that_has_ended_shows_no_lives(random):
+    game = Atari(BREAKOUT, max_num_frames_per_episode=120, noop_max=0, repeat_action_probability=0.0)
+    vector = game.make_vector(1)
+    _, info = vector.reset(seed=[1])
+    lives = [int(info["lives"][0])]
+    for action in random.integers(0, 4, 200):
+        _, _, terminated, truncated, info = vector.step([action])
+        assert info["life_lost"][0] == terminated[0] == (info["lives"][0] < lives[-1])
+        lives.append(int(info["lives"][0]))
+        if truncated[0]:  # of a game that was cut off: what was left
+            assert lives[-1] > 0
+            _, info = vector.reset(options={"reset_mask": np.array([True])})
+            lives.append(int(info["lives"][0]))
+            assert lives[-1] == 5
+    assert 4 in lives
+
+
+def test_a_running_game_is_reset_where_asked():
+    vector = Atari(BREAKOUT, repeat_action_probability=0.0, noop_max=0).make_vector(2)
+    first, _ = vector.reset(seed=[3, 3])
+    first = first.copy()
+    for _ in range(40):
+        observation = vector.step([2, 2])[0]
+    assert (observation != first).any(axis=(1, 2)).all()
+    again, _ = vector.reset(options={"reset_mask": np.array([True, False])})
+    np.testing.assert_array_equal(again[0], first[0])
+    np.testing.assert_array_equal(again[1], observation[1])
 
 
 def test_lost_lives_in_the_replay():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from frail import Frail, Imports
@@ -152,6 +153,42 @@ def test_a_callback_that_raises():
     resumed = DQNTrainer.load(rescued(caught.value), env=Frail)
     resumed.train(600 - resumed.steps, verbose=0)
     assert_same(never_stopped, resumed)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_callback_that_raises_while_the_environments_are_stepped(mode):
+    class Raises(keras.callbacks.Callback):
+        calls = 0
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.calls += 1
+            if self.calls == 10:
+                raise ZeroDivisionError
+
+    trainer, never_stopped = (frail(learning_starts=40, vectorization_mode=mode) for _ in range(2))
+    with pytest.raises(ZeroDivisionError) as caught:
+        trainer.train(600, callbacks=[Raises()], verbose=0)
+    never_stopped.train(600, verbose=0)
+    trainer.train(600 - trainer.steps, verbose=0)
+    assert_same(never_stopped, trainer)
+    resumed = DQNTrainer.load(rescued(caught.value), env=Frail)
+    resumed.train(600 - resumed.steps, verbose=0)
+    assert_same(never_stopped, resumed)
+    for one in (trainer, never_stopped, resumed):
+        one.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_environments_are_closed_in_the_middle_of_a_step(mode):
+    class Raises(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            raise ZeroDivisionError
+
+    trainer = frail(learning_starts=40, vectorization_mode=mode)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train(600, callbacks=[Raises()], verbose=0)
+    trainer.close()
+    assert not multiprocessing.active_children()
 
 
 def test_a_callback_that_raises_at_the_end():

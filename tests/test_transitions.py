@@ -19,9 +19,9 @@ from logged_run import DISCOUNT, NUM_ENVS, Run, make_learner
 from transforms import evaluated
 
 from sota_dqn import DQNTrainer, Replay, returns, samplers
-from sota_dqn.environments import make_vector
 from sota_dqn.seeds import episode_seed
 from sota_dqn.types import Steps
+from sota_dqn.vectors import make_vector
 
 ALL_MODES = list(AutoresetMode)
 

@@ -7,10 +7,11 @@ python examples/breakout/dqn_train.py
 python examples/breakout/dqn_train.py --steps 5_000_000 --replay 500_000
 python examples/breakout/dqn_train.py --steps 5_000_000 --replay 500_000 --resume  # after Ctrl-C or a crash
 
-On a GPU large batches cost little: many games, and each step trained on 32 times instead of 8:
+On a GPU large batches cost little: many games, and each step trained on 16 times instead of 8. Seeds are given rarely
+there, since all games wait while one is loaded anew for a seed:
 
-python examples/breakout/dqn_train.py --steps 3_000_000 --envs 128 --batch-size 256 --updates-per-step 0.125 \
-    --replay 1_000_000 --no-save-replay --sticky 0 --evaluate-every 250_000 --save-every 2_000_000
+python examples/breakout/dqn_train.py --steps 7_000_000 --envs 128 --batch-size 256 --updates-per-step 0.0625 \
+    --replay 1_000_000 --no-save-replay --sticky 0 --seed-every 50_000 --evaluate-every 1_000_000 --save-every 2_000_000
 
 A single picture does not tell where the ball flies: a stack of four does, or a memory. All four runs, and their plot:
 
@@ -33,13 +34,14 @@ from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, Sequences, callbac
 from sota_dqn.schedules import linear
 
 
-def make_game(sticky):
+def make_game(options):
     """Returns the game, whose pictures, [E, 84, 84], are made where it is emulated."""
     return Atari(
         "ALE/Breakout-v5",
-        repeat_action_probability=sticky,  # now and then the action before is taken once more
+        repeat_action_probability=options.sticky,  # now and then the action before is taken once more
         life_loss=True,  # learning takes a lost life for the end, scores do not
         use_fire_reset=True,  # FIRE serves the first ball; the others are the agent's to serve
+        seed_every=options.seed_every,
     )
 
 
@@ -81,7 +83,7 @@ def make_trainer(model, options):
     sparse = 10 if options.memory == "lstm" else 1
     updates_per_step = options.updates_per_step / sparse
     return DQNTrainer(
-        make_game(options.sticky),
+        make_game(options),
         model,
         num_envs=options.envs,
         frame_stack=options.stack,
@@ -108,6 +110,7 @@ def parse_options():
         ("updates-per-step", 0.25, "updates per environment step"),
         ("learning-rate", 1e-4, "of Adam"),
         ("sticky", 0.25, "probability that the action before is taken once more; a resumed run keeps its own"),
+        ("seed-every", 5_000, "steps of one game, at least, between two seeds; a resumed run plays them again"),
         ("save-every", 50_000, "environment steps between two checkpoints"),
         ("seed", 0, "from which all chance is made"),
         ("evaluate-every", 50_000, "environment steps between two evaluations"),
@@ -138,7 +141,7 @@ def parse_options():
 def main():
     options = parse_options()
     run = options.run
-    game = make_game(options.sticky)
+    game = make_game(options)
     playing = {"env": game, "frame_stack": options.stack}
     film = {"every": 2, "max_steps": options.film_steps}
     if options.resume:
