@@ -2,7 +2,6 @@
 
 import math
 
-from sota_dqn import backend
 from sota_dqn.actor import Actor
 from sota_dqn.actor_pool import ActorPool
 from sota_dqn.choice import Frames
@@ -29,8 +28,7 @@ def make_actor(actors, *, env, num_envs, vectorization_mode, preprocess, frame_s
         clip_rewards: Whether rewards are stored clipped to [-1, 1].
         seed: The run's seed.
     """
-    on_device = actors is None and frame_stack is not None and backend.device_kind() != "cpu"
-    frames = Frames(frame_stack, "reset", on_device=on_device)
+    frames = Frames(frame_stack, "reset")
     if actors is not None:
         return ActorPool(
             actors,

@@ -233,7 +233,7 @@ class Actor:
         random numbers that a policy holds."""
         arrays = {"actor_observation": self.observation}
         if self.frames.stack is not None:
-            arrays["actor_frames"] = ops.convert_to_numpy(self.frames.stack)
+            arrays["actor_frames"] = self.frames.stack
         for i, carried in enumerate(self.choice.after):
             arrays[f"actor_state_{i}"] = ops.convert_to_numpy(carried)
         if self.choice.held is not None:

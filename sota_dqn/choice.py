@@ -119,17 +119,12 @@ class Frames:
     Args:
         frame_stack: k, or None.
         padding: What stands before an episode's first frame: `"reset"` repeats it, `"zero"` is zeros.
-        on_device: Whether stacks are kept on the device: each frame goes there once instead of k times.
     """
 
-    def __init__(self, frame_stack, padding, *, on_device=False):
+    def __init__(self, frame_stack, padding):
         self.frame_stack = frame_stack
         self.padding = padding
-        self.stack: Any = None
-        self._push: Any = None
-        if on_device:
-            plan = backend.plan(convolutions=False)
-            self._push = backend.Program([], [], plan).compile(self._pushed)
+        self.stack = None
         self._spare: Any = None  # the stack before, which the device has read when the one after this is asked for
 
     def __call__(self, observation, begun):
@@ -138,9 +133,6 @@ class Frames:
             return observation
         if self.stack is None:
             self.stack = np.zeros((len(observation), self.frame_stack, *observation.shape[1:]), observation.dtype)
-        if self._push is not None:
-            self.stack = self._push(self.stack, observation, begun)
-            return self.stack
         if self._spare is None:
             self._spare = np.zeros_like(self.stack)
         self.stack, self._spare = self._spare, self.stack
@@ -149,10 +141,3 @@ class Frames:
         if begun.any():
             self.stack[begun, :-1] = observation[begun, None] if self.padding == "reset" else 0
         return self.stack
-
-    def _pushed(self, stack, observation, begun):
-        """Returns the stacks after `observation`, inside a compiled program."""
-        newest = ops.expand_dims(observation, 1)
-        before = newest if self.padding == "reset" else ops.zeros_like(newest)
-        begun = ops.reshape(begun, (-1, *(1 for _ in newest.shape[1:])))
-        return ops.concatenate([ops.where(begun, before, stack[:, 1:]), newest], axis=1)

@@ -191,6 +191,7 @@ def test_more_than_the_device_has():
 
 
 def test_what_would_fit(monkeypatch):
+    monkeypatch.setattr(backend, "device_kind", lambda: "cpu")  # elsewhere the message offers host memory too
     monkeypatch.setattr(backend, "memory_available", lambda **where: 290_000)
     message = (
         "A replay of 20,000 rows needs 0.00 GB and the device has 0.00 GB left. About 9,000 rows would fit. "
@@ -220,6 +221,7 @@ def test_memory_that_the_device_does_not_tell(monkeypatch):
         raise backend.AllocationError(None, None, "OOM when allocating tensor")
 
     monkeypatch.setattr(backend, "memory_available", lambda **where: None)
+    monkeypatch.setattr(backend, "device_kind", lambda: "cpu")
     monkeypatch.setattr("sota_dqn.replay.Storage", full)
     message = "A replay of 10,000,000 rows needs 0.29 GB, more than the device has left. Received: capacity=10000000"
     with pytest.raises(MemoryError, match=message):

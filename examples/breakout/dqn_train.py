@@ -10,7 +10,7 @@ python examples/breakout/dqn_train.py --steps 5_000_000 --replay 500_000 --resum
 On a GPU large batches cost little: many games, and each step trained on 16 times instead of 8. Seeds are given rarely
 there, since all games wait while one is loaded anew for a seed:
 
-python examples/breakout/dqn_train.py --steps 7_000_000 --envs 128 --batch-size 256 --updates-per-step 0.0625 \
+python examples/breakout/dqn_train.py --steps 6_000_000 --envs 128 --batch-size 256 --updates-per-step 0.0625 \
     --replay 1_000_000 --no-save-replay --sticky 0 --seed-every 50_000 --evaluate-every 1_000_000 --save-every 2_000_000
 
 A single picture does not tell where the ball flies: a stack of four does, or a memory. All four runs, and their plot:
