@@ -154,6 +154,8 @@ class _Games(VectorEnv):
     there is nothing left to do. Steps and resets so far decide what comes, not who asked for a reset.
     """
 
+    concurrent = True  # `step` is `step_async`, then `step_wait`
+
     def __init__(self, atari, num_envs, *, raw=None):
         self._native = atari.native(num_envs, raw=atari.raw if raw is None else raw)
         self._life_loss = atari.life_loss

@@ -54,7 +54,8 @@ class Environments:
         check_spaces(self.observation_space, self.action_space)
         self.mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.exact = self.mode == AutoresetMode.DISABLED
-        self.concurrent = hasattr(vector, "step_async") and hasattr(vector, "step_wait")
+        # Whether others than this thread step them. The class tells: a wrapper would lend what is within it.
+        self.concurrent = getattr(type(vector), "concurrent", type(vector) is AsyncVectorEnv)
         self._stepping = False  # whether `begin` has been called, and `step` has not
         self.episodes = np.zeros(self.num_envs, "int64")  # begun so far
         self.seed_every = getattr(vector, "seed_every", 0)

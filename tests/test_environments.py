@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
 
 from sota_dqn import DQNTrainer, Replay
 from sota_dqn import spaces as supported
@@ -222,6 +222,37 @@ def test_steps_that_are_begun_and_waited_for(mode, random):
             np.testing.assert_array_equal(field, expected)
     for one in made:
         one.close()
+
+
+class Doubling(VectorWrapper):
+    """Doubles rewards."""
+
+    def step(self, actions):
+        observation, reward, *rest = self.env.step(actions)
+        return observation, 2 * reward, *rest
+
+
+class Tripling(AsyncVectorEnv):
+    """Triples rewards."""
+
+    def step(self, actions):
+        observation, reward, *rest = super().step(actions)
+        return observation, 3 * reward, *rest
+
+
+@pytest.mark.parametrize(
+    ("wrap", "factor"), [(lambda *made, **how: Doubling(AsyncVectorEnv(*made, **how)), 2.0), (Tripling, 3.0)]
+)
+def test_what_is_put_around_worker_processes_is_stepped_too(wrap, factor):
+    environments = Environments(wrap([counting.Counting] * 2, context="spawn"), seed=0)
+    assert not environments.concurrent
+    environments.reset()
+    actions = np.zeros(2, "int64")
+    environments.begin(actions)
+    plain = Environments(sync(AutoresetMode.NEXT_STEP, num_envs=2), seed=0)
+    plain.reset()
+    np.testing.assert_array_equal(environments.step(actions).reward, factor * plain.step(actions).reward)
+    environments.close()
 
 
 def test_an_environment_that_is_not_deterministic_cannot_be_restored():
