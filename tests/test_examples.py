@@ -364,6 +364,7 @@ def test_breakout_with_a_memory(stack):
         batch_size=32,
         updates_per_step=0.25,
         sticky=0.25,
+        seed_every=5_000,
         evaluate_every=50_000,
         seed=0,
     )
