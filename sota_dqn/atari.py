@@ -182,7 +182,7 @@ class _Games(VectorEnv):
         self._begun = self._begun & ~mask
         info = {"lives": self._lives}
         if due.any():
-            observation, info = self._native.reset(seed=seed, options={"reset_mask": due.copy()} if options else None)
+            observation, info = self._native.reset(seed=seed, options=None if due.all() else {"reset_mask": due})
             self._observation, self._lives = observation[:, 0], info["lives"]
         return self._observation, info
 

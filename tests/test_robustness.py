@@ -138,21 +138,28 @@ def test_an_error_with_a_checkpoint_callback(tmp_path):
     assert DQNTrainer.load("run", env=Frail).steps == 49 * 3
 
 
-def test_a_callback_that_raises():
-    class Raises(callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 3:
-                raise ZeroDivisionError
-
-    trainer, never_stopped = frail(learning_starts=40), frail(learning_starts=40)
+def check_that_nothing_is_lost(raising, **settings):
+    """Checks that after a callback that raises a trainer goes on as if it had not, from the rescued checkpoint too."""
+    trainer, never_stopped = (frail(learning_starts=40, **settings) for _ in range(2))
     with pytest.raises(ZeroDivisionError) as caught:
-        trainer.train(600, callbacks=[Raises()], verbose=0)
+        trainer.train(600, callbacks=[raising], verbose=0)
     never_stopped.train(600, verbose=0)
     trainer.train(600 - trainer.steps, verbose=0)
     assert_same(never_stopped, trainer)
     resumed = DQNTrainer.load(rescued(caught.value), env=Frail)
     resumed.train(600 - resumed.steps, verbose=0)
     assert_same(never_stopped, resumed)
+    for one in (trainer, never_stopped, resumed):
+        one.close()
+
+
+def test_a_callback_that_raises():
+    class Raises(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 3:
+                raise ZeroDivisionError
+
+    check_that_nothing_is_lost(Raises())
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -165,17 +172,7 @@ def test_a_callback_that_raises_while_the_environments_are_stepped(mode):
             if self.calls == 10:
                 raise ZeroDivisionError
 
-    trainer, never_stopped = (frail(learning_starts=40, vectorization_mode=mode) for _ in range(2))
-    with pytest.raises(ZeroDivisionError) as caught:
-        trainer.train(600, callbacks=[Raises()], verbose=0)
-    never_stopped.train(600, verbose=0)
-    trainer.train(600 - trainer.steps, verbose=0)
-    assert_same(never_stopped, trainer)
-    resumed = DQNTrainer.load(rescued(caught.value), env=Frail)
-    resumed.train(600 - resumed.steps, verbose=0)
-    assert_same(never_stopped, resumed)
-    for one in (trainer, never_stopped, resumed):
-        one.close()
+    check_that_nothing_is_lost(Raises(), vectorization_mode=mode)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
