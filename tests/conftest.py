@@ -29,10 +29,8 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs():
+def pytest_unconfigure():
     """Removes what was compiled, at the end."""
-    yield
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 

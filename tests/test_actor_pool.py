@@ -309,23 +309,20 @@ def test_weights_are_copied_only_for_actors_that_want_them():
     assert published == [20, 40]
 
 
-def test_training_for_episodes():
-    trainer = make_trainer(actors=Actors(1, steps_per_update=(0, math.inf)), num_envs=2)
-    trainer.train(episodes=60, verbose=0)
-    trainer.close()
-    assert trainer.episodes >= 60
-    assert trainer.updates > 0
-
-
-def test_training_goes_on_with_the_same_actors():
+def test_training_goes_on_with_the_same_actors_for_steps_or_episodes():
     trainer = make_trainer(actors=1)
     trainer.train(steps=90, verbose=0)
     first = trainer.actor.processes
     trainer.train(steps=90, verbose=0)
     assert trainer.actor.processes == first
     assert trainer.steps == 180
+    before = trainer.episodes
+    trainer.train(episodes=60, verbose=0)
+    assert trainer.actor.processes == first
+    assert trainer.episodes >= before + 60
+    assert trainer.updates > 0
     trainer.close()
-    assert check_rows(rows_of(trainer)) == (180, 0)
+    assert check_rows(rows_of(trainer)) == (trainer.steps, 0)
     assert not any(map(is_alive, first))
 
 
@@ -367,7 +364,7 @@ SCRIPT = """
 import os, sys, time
 sys.path.insert(0, {tests!r})
 import test_actor_pool as tests
-trainer = tests.make_trainer(actors=2, report_every=200, replay=tests.Replay(10**6))
+trainer = tests.make_trainer(actors=1, report_every=200, replay=tests.Replay(10**6))
 try:
     trainer.train(steps=10**9, callbacks=[tests.Announce()], verbose=0)
 except KeyboardInterrupt:
@@ -386,7 +383,7 @@ def test_nothing_is_left_behind(tmp_path, number):
     script.write_text(SCRIPT.format(tests=str(pathlib.Path(__file__).parent), path=str(tmp_path / "kept")))
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     actors = [int(word) for word in process.stdout.readline().split()]
-    assert len(actors) == 2
+    assert len(actors) == 1
     assert all(map(is_alive, actors))
     for one in (process.pid, *actors):  # what has no name cannot stay behind
         assert "/dev/shm/" not in pathlib.Path(f"/proc/{one}/maps").read_text()
@@ -399,13 +396,21 @@ def test_nothing_is_left_behind(tmp_path, number):
         assert (tmp_path / "kept").is_dir()
 
 
-@pytest.mark.parametrize("actors", [0, 1])
-def test_a_checkpoint_of_actors_goes_on(tmp_path, actors, capsys):
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run of one actor that has ended, and its checkpoint."""
+    path = tmp_path_factory.mktemp("run") / "kept"
     trainer = make_trainer(actors=Actors(1, steps_per_chunk=4))
     trainer.train(steps=240, verbose=0)
-    trainer.save(tmp_path / "kept")
+    trainer.save(path)
     trainer.close()
-    loaded = DQNTrainer.load(tmp_path / "kept", env=counting.Counting, **({} if actors else {"actors": 0}))
+    return trainer, path
+
+
+@pytest.mark.parametrize("actors", [0, 1])
+def test_a_checkpoint_of_actors_goes_on(kept, actors, capsys):
+    trainer, path = kept
+    loaded = DQNTrainer.load(path, env=counting.Counting, **({} if actors else {"actors": 0}))
     assert (loaded.steps, loaded.episodes, loaded.updates) == (trainer.steps, trainer.episodes, trainer.updates)
     assert ("fresh episodes" in capsys.readouterr().out) == (actors == 0)
     loaded.train(steps=120, verbose=0)

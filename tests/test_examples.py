@@ -15,9 +15,17 @@ import keras
 import numpy as np
 import pytest
 
+from sota_dqn import DQNInference
 from sota_dqn.trainer import Trainer
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def short_films(monkeypatch):
+    """Ends films after 20 steps, where the example does not: to draw whole episodes took half of these tests' time."""
+    record = DQNInference.record
+    monkeypatch.setattr(DQNInference, "record", lambda *args, **settings: record(*args, **{"max_steps": 20} | settings))
 
 
 def run(monkeypatch, script, *arguments):
