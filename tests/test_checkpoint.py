@@ -303,7 +303,6 @@ def wrapped(next_state):
         (os.system, "system"),
         (np.zeros(3), "ndarray"),
     ],
-    ids=str,
 )
 def test_what_is_not_ours_is_given_again(value, description):
     encoded = checkpoint.encode(value, "target")
