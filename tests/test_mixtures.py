@@ -179,7 +179,7 @@ def turns():
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(mixed, turns), (mixed, other_names), (late, mixed), (turns, late)],
+    [(mixed, turns), (mixed, late), (mixed, other_names), (late, turns), (late, mixed), (turns, late), (turns, mixed)],
 )
 def test_another_selection_than_the_checkpoints_begins_anew(before, after, tmp_path):
     trainer = make(policy=before())
