@@ -14,6 +14,7 @@ NAME = "actors"
 RATES = {"cartpole": (0, 1, 2), "atari": (0, 1, 2), "sleeping": (0, 1, 2, 4, 8)}  # numbers of actors
 RAY = {"sleeping": (1, 2)}
 COSTS = ("cartpole", "atari")
+STARTS = (1, 8)  # numbers of actors
 
 
 def plan(options):
@@ -21,6 +22,10 @@ def plan(options):
     runs = []
     seconds = {"seconds": options.seconds}
     for backend in common.backends(options.backend):
+        for actors in STARTS if "cartpole" in options.envs else ():
+            for forked in (True, False):
+                key = {"what": "start", "env": "cartpole", "actors": actors, "forked": forked}
+                runs.append(_run({**key, "ray": False, "backend": backend}))
         for ray, numbers in ((False, RATES), (True, RAY if options.ray else {})):
             for env, counts in numbers.items():
                 for actors in counts if env in options.envs else ():
@@ -33,9 +38,10 @@ def plan(options):
 
 
 def _run(key):
-    arguments = ["--what", key["what"], "--env", key["env"], "--seconds", str(key["seconds"])]
-    arguments += ["--actors", str(key["actors"])] if "actors" in key else []
+    arguments = ["--what", key["what"], "--env", key["env"]]
+    arguments += [f"--{name}={key[name]}" for name in ("seconds", "actors") if name in key]
     arguments += ["--ray"] if key["ray"] else []
+    arguments += [] if key.get("forked", True) else ["--no-forked"]
     command = [sys.executable, "-m", "benchmarks.actors_run", *arguments]
     return Run(key, command, {"KERAS_BACKEND": key["backend"]})
 
@@ -84,6 +90,25 @@ def costs_table(records):
     return render_table(header, rows)
 
 
+def start_table(records):
+    """Returns the table of how long actors take to start, and of what they take."""
+    rows = []
+    for record in select(records, what="start"):
+        rows.append(
+            [
+                record["backend"],
+                record["actors"],
+                "forked" if record["forked"] else "each imports",
+                render_number(record["seconds_to_first"], 1),
+                render_number(record["seconds_to_all"], 1),
+                render_number(record["cpu_seconds"], 1),
+                render_number(record["private_bytes"] / 1e6, 0),
+            ]
+        )
+    header = ["backend", "actors", "how", "first rows, s", "rows of all, s", "processor, s an actor", "own memory, MB"]
+    return render_table(header, rows)
+
+
 def write(records, folder):
     """Writes the results as Markdown."""
     parts = [
@@ -93,6 +118,11 @@ def write(records, folder):
         "`lag`: updates made since those whose weights acted, at a step's arrival.\n",
         "## The way between actor and learner\n",
         costs_table(records),
+        "## Their start\n",
+        "Eight CartPoles an actor, an MLP. Seconds from the call that starts the actors. `forked`: from one process that "
+        "has imported everything, whose seconds are not an actor's; `each imports`: where that is not possible, outside "
+        "Linux. Memory that an actor shares with no other process.\n",
+        start_table(records),
         "## How it was measured\n",
         describe(records),
     ]

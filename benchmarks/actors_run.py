@@ -5,6 +5,8 @@
 
 import argparse
 import math
+import os
+import pathlib
 import statistics
 import time
 
@@ -13,7 +15,7 @@ import keras
 import numpy as np
 
 from benchmarks.process import rate, report
-from sota_dqn import Actors, Atari, DQNTrainer, RayActors, Replay, backend, callbacks
+from sota_dqn import Actors, Atari, DQNTrainer, RayActors, Replay, backend, callbacks, forkserver
 from sota_dqn.processes import Processes
 from sota_dqn.vectors import make_factory
 
@@ -153,6 +155,31 @@ def measure_costs(name, *, ray, seconds):
     }
 
 
+def measure_start(name, *, actors, forked):
+    """Returns the seconds until the first and until every actor has delivered rows, from the call that starts them, and
+    what one of them has taken of a processor and has of memory for itself, the mean."""
+    forkserver.AVAILABLE = forked and forkserver.AVAILABLE
+    trainer = make_trainer(name, actors=actors, ray=False)
+    since = time.perf_counter()
+    trainer.train(steps=NUM_ENVS, verbose=0)
+    first = time.perf_counter() - since
+    while min(trainer.actor._delivered) == 0:
+        trainer.train(steps=NUM_ENVS, verbose=0)
+    every = time.perf_counter() - since
+    used = [_used(process) for process in trainer.actor.processes]
+    trainer.close()
+    seconds, held = (statistics.mean(column) for column in zip(*used, strict=True))
+    return {"seconds_to_first": first, "seconds_to_all": every, "cpu_seconds": seconds, "private_bytes": held}
+
+
+def _used(process):
+    """Returns the processor's seconds of a process and the bytes that it shares with no other."""
+    times = pathlib.Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[11:13]
+    lines = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    held = sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK"), 1024 * held
+
+
 def _copying(transport, *, seconds):
     """Returns the microseconds per step of writing a chunk's rows to shared memory and of reading them."""
     slot = transport._actors[0].slots[0]
@@ -170,15 +197,18 @@ def _copying(transport, *, seconds):
 def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--what", choices=["rates", "costs"], default="rates")
+    parser.add_argument("--what", choices=["rates", "costs", "start"], default="rates")
     parser.add_argument("--env", choices=ENVS, required=True)
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--forked", action=argparse.BooleanOptionalAction, default=True, help="of start")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a window")
     parser.add_argument("--windows", type=int, default=3)
     options = parser.parse_args()
     if options.what == "costs":
         found = measure_costs(options.env, ray=options.ray, seconds=options.seconds)
+    elif options.what == "start":
+        found = measure_start(options.env, actors=options.actors, forked=options.forked)
     else:
         settings = {"actors": options.actors, "ray": options.ray, "seconds": options.seconds}
         found = measure_rates(options.env, windows=options.windows, **settings)

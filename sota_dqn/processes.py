@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import numpy as np
 
-from sota_dqn import backend
+from sota_dqn import backend, forkserver
 from sota_dqn.remote_actor import RemoteActor
 from sota_dqn.types import Steps
 
@@ -34,6 +34,8 @@ __all__ = ["SLOTS", "Died", "Processes", "actor_environment", "chunk_layout", "p
 SLOTS = 2  # chunks of one actor that wait or are being filled
 PATIENCE = 5.0  # seconds that an actor has to end by itself
 ALIGNMENT = 64  # bytes
+
+_server = forkserver.ForkServer("sota_dqn.processes", "run")  # for all actors that this process ever starts
 
 
 class Died(NamedTuple):
@@ -176,14 +178,7 @@ class _Actor:
         given.buffer[: len(pickled)] = pickled
         self.connection, theirs = multiprocessing.connection.Pipe()
         files = (theirs.fileno(), memory.file, given.file)
-        command = f"import sys; sys.path[:] = {sys.path!r}; from sota_dqn.processes import run; run{files}"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", command],
-            pass_fds=files,
-            env={**os.environ, **actor_environment()},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for this process, which then tells the actors
-        )
+        self.process = _start(files)
         theirs.close()
         given.close()
 
@@ -223,13 +218,28 @@ class _Actor:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(patience)
         self.connection.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         return self.process.wait()
 
     def _send(self, *message):
         with contextlib.suppress(ConnectionError):  # it has died: `poll` will tell
             self.connection.send(message)
+
+
+def _start(files):
+    """Starts a process that calls `run` with the numbers of its copies of `files`: a fork where that is possible."""
+    if forkserver.AVAILABLE:
+        return _server.fork(files, actor_environment())
+    command = f"import sys; sys.path[:] = {sys.path!r}; from sota_dqn.processes import run; run{files}"
+    return subprocess.Popen(
+        [sys.executable, "-c", command],
+        pass_fds=files,
+        env={**os.environ, **actor_environment()},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for this process, which then tells the actors
+    )
 
 
 def pack(value):

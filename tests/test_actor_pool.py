@@ -19,7 +19,19 @@ import keras
 import numpy as np
 import pytest
 
-from sota_dqn import Actors, DQNTrainer, Replay, Sequences, backend, policies, processes, returns, samplers, schedules
+from sota_dqn import (
+    Actors,
+    DQNTrainer,
+    Replay,
+    Sequences,
+    backend,
+    forkserver,
+    policies,
+    processes,
+    returns,
+    samplers,
+    schedules,
+)
 from sota_dqn.callbacks import Callback
 from sota_dqn.pace import Pace
 from sota_dqn.remote_actor import pack_model, unpack_model
@@ -309,7 +321,9 @@ def test_weights_are_copied_only_for_actors_that_want_them():
     assert published == [20, 40]
 
 
-def test_training_goes_on_with_the_same_actors_for_steps_or_episodes():
+@pytest.mark.parametrize("forked", [True, False])
+def test_training_goes_on_with_the_same_actors_for_steps_or_episodes(monkeypatch, forked):
+    monkeypatch.setattr(forkserver, "AVAILABLE", forked and forkserver.AVAILABLE)
     trainer = make_trainer(actors=1)
     trainer.train(steps=90, verbose=0)
     first = trainer.actor.processes

@@ -42,6 +42,7 @@ FLOORS = [
         "actor",
         "actor_pool",
         "pace",
+        "forkserver",
         "processes",
         "ray_actors",
         "remote_actor",
@@ -67,6 +68,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 SIDEWAYS = {
     ("actor_pool", "processes"),
     ("actor_pool", "remote_actor"),
+    ("processes", "forkserver"),
     ("processes", "remote_actor"),
     ("ray_actors", "actor_pool"),
     ("ray_actors", "processes"),

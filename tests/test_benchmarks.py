@@ -244,6 +244,17 @@ def test_actors_are_compared_within_windows_of_one_length():
     assert "| sleeping, jax | 20 | 2 | 190 | 1.90 | 90 | 0.90 | 3 |" in actors.rates_table(records)
 
 
+def test_starts_of_actors_are_measured_both_ways():
+    options = argparse.Namespace(backend="jax", seconds=20.0, envs=["cartpole"], ray=False)
+    starts = [run for run in actors.plan(options) if run.key["what"] == "start"]
+    assert [(run.key["actors"], run.key["forked"], "--no-forked" in run.command) for run in starts] == [
+        (number, forked, not forked) for number in (1, 8) for forked in (True, False)
+    ]
+    found = {"seconds_to_first": 6.04, "seconds_to_all": 7.5, "cpu_seconds": 0.36, "private_bytes": 53e6}
+    table = actors.start_table([{**starts[3].key, **found}])
+    assert "| jax | 8 | each imports | 6.0 | 7.5 | 0.4 | 53 |" in table
+
+
 def test_minatar_tables(tmp_path):
     run = {"game": "breakout", "backend": "jax", "steps": 12_000, "process_seconds": 24.0, "protocol": "MinAtar 1"}
     records = [
