@@ -119,9 +119,9 @@ def write(records, folder):
         "## The way between actor and learner\n",
         costs_table(records),
         "## Their start\n",
-        "Eight CartPoles an actor, an MLP. Seconds from the call that starts the actors. `forked`: from one process that "
-        "has imported everything, whose seconds are not an actor's; `each imports`: where that is not possible, outside "
-        "Linux. Memory that an actor shares with no other process.\n",
+        "Eight CartPoles an actor, an MLP. Seconds from the call that starts the actors. `forked`: from one process "
+        "that has imported everything, whose seconds are not an actor's; `each imports`: where that is not possible, "
+        "outside Linux. Memory that an actor shares with no other process.\n",
         start_table(records),
         "## How it was measured\n",
         describe(records),
