@@ -1,13 +1,14 @@
 """A run with checkpoints that kills itself at a given moment; started again, it goes on from the last checkpoint.
 
-python killed_run.py PATH episode:12      when episode 12 has ended
-python killed_run.py PATH os.rename:3     before the third renaming of a file or directory below PATH
+The moment is what the environment variable MOMENT of its process, forked by a `ForkServer`, says:
+
+episode:12      when episode 12 has ended
+os.rename:3     before the third renaming of a file or directory below its directory
 """
 
 import os
 import pathlib
 import signal
-import sys
 
 import faults
 import runs
@@ -37,13 +38,11 @@ class Kill(callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(path, event, number):
+def run():
+    """Goes on with the run in the current directory."""
+    path = pathlib.Path.cwd()
+    event, _, number = os.environ["MOMENT"].partition(":")
     trainer = DQNTrainer.load(path) if (path / "config.json").exists() else make_trainer()
-    kill = [Kill(number)] if event == "episode" else []
-    with faults.killed(path, number, event):
+    kill = [Kill(int(number))] if event == "episode" else []
+    with faults.killed(path, int(number), event):
         trainer.train(STEPS - trainer.steps, callbacks=[checkpoints(path), *kill], verbose=0)
-
-
-if __name__ == "__main__":
-    moment, _, count = sys.argv[2].partition(":")
-    main(pathlib.Path(sys.argv[1]), moment, int(count))

@@ -40,9 +40,28 @@ def python(source: str, *, backend: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+SAVE = """
+import sys
+
+trainer.save("kept")
+model.save("kept.keras")
+sota_dqn.remote_actor.pack_model(keras.saving.load_model("kept.keras"))
+assert "tensorflow" not in sys.modules
+"""
+
+# What of Keras needs TensorFlow on any backend finds it.
+LOOK_UP = """
+assert keras.ops.convert_to_numpy(keras.layers.StringLookup(vocabulary=["a", "b"])(["b", "c"])).tolist() == [2, 0]
+from tensorflow import TensorShape
+assert keras.saving.serialize_keras_object(TensorShape([1, None])) == [1, None]
+"""
+
+
 @needs_jax
-def test_jax_backend_imports_and_trains_without_tensorflow():
-    result = python(TRAIN + "import sys\nassert 'tensorflow' not in sys.modules", backend="jax")
+def test_jax_backend_imports_trains_and_saves_without_tensorflow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = importlib.util.find_spec("tensorflow") is not None
+    result = python(TRAIN + SAVE + (LOOK_UP if there else ""), backend="jax")
     assert result.returncode == 0, result.stderr
 
 

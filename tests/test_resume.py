@@ -18,7 +18,7 @@ from gymnasium import spaces
 from keras import ops
 from runs import SaveAt, assert_same, make, network, state_of
 
-from sota_dqn import DQNTrainer, Replay, callbacks, losses, policies, returns, samplers, schedules, targets
+from sota_dqn import DQNTrainer, Replay, callbacks, forkserver, losses, policies, returns, samplers, schedules, targets
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -356,13 +356,13 @@ def never_killed():
     return state_of(trainer)
 
 
-def test_killed_in_training_and_while_saving(never_killed, tmp_path):
+@pytest.mark.skipif(not forkserver.AVAILABLE, reason="there is no fork server here")
+def test_killed_in_training_and_while_saving(never_killed, tmp_path, monkeypatch):
     """One run, killed three times: between two saves, before and after the new directory gets its name."""
-    steps = []
+    monkeypatch.chdir(tmp_path)
+    server, steps = forkserver.ForkServer("killed_run", "run"), []
     for moment in ("episode:12", "os.rename:3", "os.rename:2"):
-        command = [sys.executable, str(TESTS / "killed_run.py"), str(tmp_path), moment]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == -9, done.stderr
+        assert server.fork([], {"MOMENT": moment}).wait(120) == -9
         steps.append(json.loads((tmp_path / "config.json").read_text())["steps"])
     assert len(list(tmp_path.glob("step-*"))) == 2  # one of them without a config.json that names it
     assert 0 < steps[0] < steps[1] == steps[2] < killed_run.STEPS

@@ -1,7 +1,10 @@
 """JAX: variable values threaded through `keras.StatelessScope`, which make stateful Keras code a pure function."""
 
 import contextlib
+import importlib.util
 import os
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,42 @@ from sota_dqn.backend.host import HostRows
 from sota_dqn.types import Compiled
 
 AllocationError = jax.errors.JaxRuntimeError  # what a variable that does not fit into the memory raises
+
+
+class _TensorFlow(types.ModuleType):
+    """TensorFlow, which is imported when more is asked for than its types.
+
+    Until then no value can be of one of them.
+    """
+
+    def __getattr__(self, name):
+        if sys.modules.get("tensorflow", self) is self:
+            if name in ("TensorShape", "DType", "TypeSpec"):
+                return _OfTensorFlow
+            sys.modules.pop("tensorflow", None)
+        return getattr(importlib.import_module("tensorflow"), name)
+
+
+class _OfTensorFlow:
+    """No value is of this type."""
+
+
+def _defer_tensorflow():
+    """Keeps Keras from importing TensorFlow whenever it describes or saves a model: seconds of a core, and 200 MB.
+
+    It does so to ask whether a value is of one of TensorFlow's types, and asks the module that it finds the first time.
+    """
+    if "tensorflow" in sys.modules or importlib.util.find_spec("tensorflow") is None:
+        return
+    sys.modules["tensorflow"] = deferred = _TensorFlow("tensorflow")
+    try:
+        keras.saving.serialize_keras_object(keras.initializers.Zeros())
+    finally:
+        if sys.modules.get("tensorflow") is deferred:
+            del sys.modules["tensorflow"]
+
+
+_defer_tensorflow()
 
 
 class Program:
