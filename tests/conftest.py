@@ -25,9 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
-import keras
 import numpy as np
 import pytest
+from runs import fix_seeds
 
 
 def pytest_unconfigure():
@@ -38,7 +38,7 @@ def pytest_unconfigure():
 @pytest.fixture(autouse=True)
 def seed():
     """Fixes the seeds of Keras, Python and NumPy, from which weights are initialised."""
-    keras.utils.set_random_seed(0)
+    fix_seeds()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Short runs, and all that makes up the state of one, to compare it bit for bit with another."""
 
+import random
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,9 +11,18 @@ from sota_dqn import DQNTrainer, Replay, backend, callbacks, samplers
 CLOCK = ("steps_per_second", "updates_per_second", "seconds")  # what two equal runs may differ in
 
 
+def fix_seeds():
+    """Fixes the seeds from which weights are initialized: Python's, and NumPy's.
+
+    `keras.utils.set_random_seed` would import TensorFlow on JAX too.
+    """
+    random.seed(0)
+    np.random.seed(0)
+
+
 def network(inputs, outputs, *, stack=None):
     """Returns a small network whose weights are always the same."""
-    keras.utils.set_random_seed(0)
+    fix_seeds()
     shape = (inputs,) if stack is None else (inputs, stack)
     layers = [keras.layers.Flatten(), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(outputs)]
     return keras.Sequential([keras.Input(shape), *layers])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
+from runs import fix_seeds
 
 from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, atari, callbacks, policies, preprocessing
 from sota_dqn.atari import native
@@ -371,7 +372,7 @@ def test_a_run_resumes_in_the_middle_of_a_game(tmp_path):
         return stored(trainer, 1)
 
     def make():
-        keras.utils.set_random_seed(0)
+        fix_seeds()
         model = make_model(shape=(84, 84, 2))
         return make_trainer(model=model, frame_stack=2, learning_starts=100, batch_size=4)
 

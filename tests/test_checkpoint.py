@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from runs import fix_seeds
 
 from sota_dqn import (
     Actors,
@@ -81,7 +82,7 @@ def files(path):
 def trained(tmp_path_factory):
     """A checkpoint of a short run on CartPole."""
     path = tmp_path_factory.mktemp("trained") / "run"
-    keras.utils.set_random_seed(0)
+    fix_seeds()
     trainer = DQNTrainer(
         "CartPole-v1",
         network(),

@@ -25,6 +25,7 @@ from one_step_runs import (
     state_of,
     values,
 )
+from runs import fix_seeds
 
 from sota_dqn import DQNInference, OneStepTrainer, callbacks
 from sota_dqn.checkpoint import Checkpoint
@@ -192,7 +193,7 @@ def test_one_worker_equals_a_plain_loop_step_by_step(method, n_step, random):
 def test_one_worker_is_determined_by_the_seed():
     states = []
     for seed in (1, 1, 2):
-        keras.utils.set_random_seed(0)
+        fix_seeds()
         trainer = make(workers=1, seed=seed)
         trainer.train(120, verbose=0)
         states.append(state_of(trainer))

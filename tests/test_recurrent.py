@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from runs import fix_seeds
 
 from sota_dqn import DQNTrainer, Replay, Sequences, backend, callbacks
 from sota_dqn.models import check_recurrent, is_recurrent
@@ -63,7 +64,7 @@ MODELS = {
 
 
 def make(name, random):
-    keras.utils.set_random_seed(0)
+    fix_seeds()
     model = MODELS[name]()
     shape = (BATCH, TIME, *model.input_shape[2:])
     return model, random.normal(size=shape).astype("float32")
@@ -317,7 +318,7 @@ def test_what_a_checkpoint_finds_while_learning_is_of_before_the_actions(tmp_pat
                 raise RuntimeError("at once")
 
     def trainer():
-        keras.utils.set_random_seed(0)
+        fix_seeds()
         layers = [keras.layers.LSTM(4, return_sequences=True), keras.layers.Dense(2)]
         model = keras.Sequential([keras.Input((None, 4)), *layers])
         settings = {"num_envs": 2, "batch_size": 4, "updates_per_call": 1, "sequences": Sequences(4), "seed": 0}

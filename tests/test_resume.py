@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from keras import ops
-from runs import SaveAt, assert_same, make, network, state_of
+from runs import SaveAt, assert_same, fix_seeds, make, network, state_of
 
 from sota_dqn import DQNTrainer, Replay, callbacks, forkserver, losses, policies, returns, samplers, schedules, targets
 
@@ -25,7 +25,7 @@ TESTS = pathlib.Path(__file__).parent
 
 def noisy_network():
     """Layers with a random state and with statistics of their own, a regularizer, and a scheduled learning rate."""
-    keras.utils.set_random_seed(0)
+    fix_seeds()
     model = keras.Sequential(
         [
             keras.Input((4,)),

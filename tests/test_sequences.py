@@ -10,7 +10,7 @@ import reference
 from gymnasium import spaces
 from keras import layers, ops
 from learners import Masked
-from runs import assert_same, make
+from runs import assert_same, fix_seeds, make
 from test_dqn import returns_to_go
 
 from sota_dqn import (
@@ -32,7 +32,7 @@ LENGTH, BURN_IN, N, DISCOUNT = 4, 2, 2, 0.9
 
 
 def network(inputs=4, outputs=2):
-    keras.utils.set_random_seed(0)
+    fix_seeds()
     inside = [layers.Dense(5, activation="tanh"), layers.LSTM(3, return_sequences=True), layers.Dense(outputs)]
     return keras.Sequential([keras.Input((None, inputs)), *inside])
 
@@ -210,7 +210,7 @@ def test_actions_of_minus_infinity_are_as_if_they_were_not_there():
     """A run is that of a model that gives them a very low value instead; where the pole has fallen, none is legal."""
     runs = []
     for value in (-np.inf, -1e9):
-        keras.utils.set_random_seed(0)
+        fix_seeds()
         observation = keras.Input((None, 4))
         values = layers.Dense(2)(layers.LSTM(3, return_sequences=True)(observation))
         model = keras.Model(observation, Masked(value, feature=2, limit=math.radians(12))(values, observation))
@@ -341,7 +341,7 @@ def test_saved_and_loaded(settings, tmp_path):
 
 
 def stacked():
-    keras.utils.set_random_seed(0)
+    fix_seeds()
     inside = [layers.TimeDistributed(layers.Flatten()), layers.GRU(3, return_sequences=True), layers.Dense(2)]
     return keras.Sequential([keras.Input((None, 4, 2)), *inside])
 
@@ -369,7 +369,7 @@ class Cue(gymnasium.Env):
 
 
 def test_a_cue_is_remembered(tmp_path):
-    keras.utils.set_random_seed(0)
+    fix_seeds()
     inside = [layers.GRU(16, return_sequences=True), layers.Dense(2)]
     model = keras.Sequential([keras.Input((None, 2)), *inside])
     model.compile(optimizer=keras.optimizers.Adam(3e-3), loss="mse")

@@ -9,6 +9,7 @@ import probes
 import pytest
 from gymnasium import spaces
 from keras import ops
+from runs import fix_seeds
 
 from sota_dqn import DQNTrainer, Replay, callbacks, mixtures, policies, samplers, schedules
 from sota_dqn.returns import Bounds
@@ -141,7 +142,7 @@ class Shared:
 
     @staticmethod
     def train(*, seed, between=False):
-        keras.utils.set_random_seed(0)
+        fix_seeds()
         trainer = make("CartPole-v1", network(4), seed=seed)
         given = [callbacks.Evaluation(40, episodes=2)] if between else []
         trainer.train(steps=80, verbose=0, callbacks=given)

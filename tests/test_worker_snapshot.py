@@ -6,6 +6,7 @@ import numpy as np
 import probes
 import pytest
 from one_step_runs import METHOD_NAMES, make, network, state_of
+from runs import fix_seeds
 
 from sota_dqn import OneStepTrainer
 
@@ -13,7 +14,7 @@ from sota_dqn import OneStepTrainer
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_one_worker_resumes_bit_for_bit(method, tmp_path):
     def stacked():
-        keras.utils.set_random_seed(0)
+        fix_seeds()
         layers = [keras.Input((4, 2)), keras.layers.Flatten(), keras.layers.Dense(8, activation="tanh")]
         model = keras.Sequential([*layers, keras.layers.Dense(2)])
         model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse")
