@@ -32,10 +32,11 @@ def build_model():
     )
 
 
-def measure(capacity, *, updates):
-    """Returns the peak of this process's own memory in bytes, by phase, of a run whose replay has `capacity` rows."""
+def measure(capacity, directory, *, updates):
+    """Returns the peak of this process's own memory in bytes, by phase, of a run whose replay has `capacity` rows, and
+    which is saved to `directory`."""
     peaks = {}
-    with Anonymous() as memory, tempfile.TemporaryDirectory() as directory:
+    with Anonymous() as memory:
         trainer = DQNTrainer(
             Noise(),
             build_model(),
@@ -55,9 +56,6 @@ def measure(capacity, *, updates):
         peaks["training"] = memory.peak()
         trainer.save(directory)
         peaks["saving"] = memory.peak()
-        command = [sys.executable, "-m", "benchmarks.footprint_run", "--load", directory]  # not beside the old one
-        loaded = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks |= json.loads(loaded.stdout.splitlines()[-1])["peaks"]
     return peaks
 
 
@@ -77,7 +75,14 @@ def main():
     what.add_argument("--load", metavar="DIRECTORY", help="a checkpoint of this program, to measure loading alone")
     parser.add_argument("--updates", type=int, default=50, help="made on the full replay")
     options = parser.parse_args()
-    peaks = measure_loading(options.load) if options.load else measure(options.capacity, updates=options.updates)
+    if options.load:
+        peaks = measure_loading(options.load)
+    else:
+        with tempfile.TemporaryDirectory() as directory:
+            peaks = measure(options.capacity, directory, updates=options.updates)
+            command = [sys.executable, "-m", "benchmarks.footprint_run", "--load", directory]  # not beside the old one
+            loaded = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks |= json.loads(loaded.stdout.splitlines()[-1])["peaks"]
     report({"peaks": peaks}, packages=(*PACKAGES, keras.config.backend()))
 
 

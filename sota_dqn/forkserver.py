@@ -8,6 +8,7 @@ which may start the training.
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import select
@@ -62,12 +63,28 @@ class ForkServer:
             with self._lock:
                 if self.process is None or self.process.poll() is not None:
                     self._start(settings)
-                with contextlib.suppress(ConnectionError):  # it has just died, and so has the child
-                    socket.send_fds(self._control, [b"f"], [theirs, told, here, *standard, *files])
+                self._send([theirs, told, here, *standard, *files])
+        except BaseException:
+            os.close(ours)
+            raise
         finally:
             for number in (theirs, told, here):
                 os.close(number)
         return Child(ours)
+
+    def _send(self, files):
+        """Asks for a process that gets copies of `files`."""
+        while True:
+            try:
+                socket.send_fds(self._control, [b"f"], files)
+            except ConnectionError:  # it has just died, and so has the child
+                pass
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                time.sleep(0.05)  # until it has taken some of the files that are on their way
+                continue
+            return
 
     def close(self):
         """Ends the server, not what it has forked."""

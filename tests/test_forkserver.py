@@ -1,8 +1,10 @@
 """The processes that are forked from one which has everything imported."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -109,5 +111,22 @@ def test_it_never_begins(server):
     for number in (theirs, ours):
         os.close(number)
     server.process.kill()
+    server.process.wait()
     assert child.pid is None
     assert child.wait(20) == "unknown"
+
+
+def test_many_are_asked_for_at_once(server, monkeypatch):
+    """A process may have so many descriptors on their way and no more, until the server takes them."""
+    send, refusals = socket.send_fds, [errno.ETOOMANYREFS] * 2
+
+    def refuse(*arguments):
+        if refusals:
+            raise OSError(refusals.pop(), "refused")
+        return send(*arguments)
+
+    monkeypatch.setattr(socket, "send_fds", refuse)
+    told(server)
+    refusals.append(errno.EBADF)
+    with pytest.raises(OSError, match="refused"):
+        server.fork([], {"TASK": "end"})

@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import keras
 import pytest
 
-from sota_dqn import Replay, samplers
+from sota_dqn import Replay, forkserver, samplers
 
 ROWS = 40_000
 ROW = 84 * 84 + 16 + 5  # bytes: a picture, its action, reward and flags, and its share of the sum tree
@@ -23,24 +21,34 @@ def test_stored_bytes():
 
 
 @pytest.fixture(scope="module")
-def peaks():
+def peaks(tmp_path_factory):
     """The peaks of the process's own memory by phase, of a run with a small and with a large replay."""
+    server = forkserver.ForkServer("footprints", "run")
 
-    def start(capacity):
-        command = [sys.executable, "-m", "benchmarks.footprint_run", "--capacity", str(capacity), "--updates", "20"]
-        root = Path(__file__).parents[1]
-        return subprocess.Popen(command, cwd=root, env=dict(os.environ), stdout=subprocess.PIPE, text=True)
+    def start(**environment):
+        theirs, ours = os.pipe()
+        child = server.fork([ours], environment)
+        os.close(ours)
+        return child, theirs
 
-    def finish(process):
-        output, _ = process.communicate()
-        assert process.returncode == 0
-        return json.loads(output.splitlines()[-1])["peaks"]
+    def finish(child, theirs):
+        with os.fdopen(theirs) as file:
+            found = file.read()
+        assert child.wait() == 0
+        return json.loads(found)
 
-    running = [start(capacity) for capacity in (2_000, ROWS)]  # each counts its own memory alone
-    return [finish(process) for process in running]
+    directories = {capacity: str(tmp_path_factory.mktemp("run")) for capacity in (2_000, ROWS)}
+    running = [start(CAPACITY=str(capacity), DIRECTORY=path) for capacity, path in directories.items()]
+    found = [finish(*one) for one in running]  # side by side: each counts its own memory alone
+    loading = [start(DIRECTORY=path) for path in directories.values()]
+    found = [one | finish(*other) for one, other in zip(found, loading, strict=True)]
+    server.close()
+    for path in directories.values():
+        shutil.rmtree(path)
+    return found
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(not forkserver.AVAILABLE, reason="there is no fork server here")
 @pytest.mark.parametrize("phase", ["building", "filling", "training", "saving", "loading"])
 def test_there_is_no_second_copy(peaks, phase):
     small, large = peaks

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from types import ModuleType
 
+import keras
 import pytest
 
-needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+on_jax = pytest.mark.skipif(keras.config.backend() != "jax", reason="is of JAX alone")
+on_tensorflow = pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="is of TensorFlow alone")
 
 WITHOUT_JAX = """
 import sys
@@ -57,7 +59,7 @@ assert keras.saving.serialize_keras_object(TensorShape([1, None])) == [1, None]
 """
 
 
-@needs_jax
+@on_jax
 def test_jax_backend_imports_trains_and_saves_without_tensorflow(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     there = importlib.util.find_spec("tensorflow") is not None
@@ -65,6 +67,7 @@ def test_jax_backend_imports_trains_and_saves_without_tensorflow(tmp_path, monke
     assert result.returncode == 0, result.stderr
 
 
+@on_tensorflow
 def test_tensorflow_backend_trains_where_jax_is_absent():
     result = python(WITHOUT_JAX + TRAIN, backend="tensorflow")
     assert result.returncode == 0, result.stderr
