@@ -1,8 +1,21 @@
 """What every test gets: no screen, quiet libraries, fixed seeds, and each program compiled but once."""
 
+import importlib.metadata
 import os
 import shutil
 import tempfile
+
+import numpy as np
+import pytest
+
+
+def is_at_most(package, major, minor):
+    """Returns whether a package's version is so old, or it is not installed."""
+    try:
+        return tuple(map(int, importlib.metadata.version(package).split(".")[:2])) <= (major, minor)
+    except importlib.metadata.PackageNotFoundError:
+        return True
+
 
 # Read when the libraries are imported, so set before. What is compiled is kept for the run, for processes that tests
 # start too: half of the suite's time went into the same programs again and again.
@@ -15,19 +28,18 @@ os.environ["TF_XLA_FLAGS"] = (
 )
 # And it is compiled in a hurry, in a third of the time: the tests ask for numbers, not for speed.
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     f"--xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
 )
+# A flag that is not known ends the process: this one was in these versions, and is not in JAX 0.12.
+if all(is_at_most(package, *last) for package, last in {"jaxlib": (0, 10), "tensorflow": (2, 21)}.items()):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Numbers are compared to more digits than the ten bits of a GPU's fast products.
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-
-import numpy as np
-import pytest
-from runs import fix_seeds
 
 
 def pytest_unconfigure():
@@ -37,7 +49,9 @@ def pytest_unconfigure():
 
 @pytest.fixture(autouse=True)
 def seed():
-    """Fixes the seeds of Keras, Python and NumPy, from which weights are initialised."""
+    """Fixes the seeds of Python, from which Keras initializes weights, and of NumPy."""
+    from runs import fix_seeds  # not above: pytest's own process, which runs no tests, reads this file too
+
     fix_seeds()
 
 
