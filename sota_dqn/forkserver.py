@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["AVAILABLE", "Child", "ForkServer", "begin"]
+__all__ = ["AVAILABLE", "Child", "ForkServer", "begin", "spawn"]
 
 AVAILABLE = sys.platform == "linux"  # elsewhere libraries of the system do not survive a fork
 
@@ -62,7 +62,7 @@ class ForkServer:
             os.write(told, json.dumps(settings).encode())
             with self._lock:
                 if self.process is None or self.process.poll() is not None:
-                    self._start(settings)
+                    self._start(environment)
                 self._send([theirs, told, here, *standard, *files])
         except BaseException:
             os.close(ours)
@@ -98,23 +98,34 @@ class ForkServer:
             self.process.wait()
             self.process = None
 
-    def _start(self, settings):
+    def _start(self, environment):
         self._end()
         self._control, theirs = socket.socketpair()
-        command = (
-            f"import sys; sys.path[:] = {sys.path!r}; from {self.module} import {self.function} as function; "
+        source = (
+            f"from {self.module} import {self.function} as function; "
             f"from sota_dqn.forkserver import begin; function(*begin({theirs.fileno()}))"
         )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", command],
-            pass_fds=[theirs.fileno()],
-            env=settings["environment"],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for this process
-        )
+        self.process = spawn(source, [theirs.fileno()], environment)
         theirs.close()
         atexit.unregister(self.close)
         atexit.register(self.close)
+
+
+def spawn(source, files, environment):
+    """Starts a process of its own that runs Python source, and returns its `subprocess.Popen`.
+
+    Args:
+        source: What it runs, with the paths of this process.
+        files: The descriptors that it keeps, by their numbers.
+        environment: Environment variables beside those of this process.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {source}"],
+        pass_fds=files,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for this process
+    )
 
 
 class Child:

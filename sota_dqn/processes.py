@@ -232,14 +232,7 @@ def _start(files):
     """Starts a process that calls `run` with the numbers of its copies of `files`: a fork where that is possible."""
     if forkserver.AVAILABLE:
         return _server.fork(files, actor_environment())
-    command = f"import sys; sys.path[:] = {sys.path!r}; from sota_dqn.processes import run; run{files}"
-    return subprocess.Popen(
-        [sys.executable, "-c", command],
-        pass_fds=files,
-        env={**os.environ, **actor_environment()},
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for this process, which then tells the actors
-    )
+    return forkserver.spawn(f"from sota_dqn.processes import run; run{files}", files, actor_environment())
 
 
 def pack(value):

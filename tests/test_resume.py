@@ -364,6 +364,7 @@ def test_killed_in_training_and_while_saving(never_killed, tmp_path, monkeypatch
     for moment in ("episode:12", "os.rename:3", "os.rename:2"):
         assert server.fork([], {"MOMENT": moment}).wait(120) == -9
         steps.append(json.loads((tmp_path / "config.json").read_text())["steps"])
+    server.close()
     assert len(list(tmp_path.glob("step-*"))) == 2  # one of them without a config.json that names it
     assert 0 < steps[0] < steps[1] == steps[2] < killed_run.STEPS
     resumed = DQNTrainer.load(tmp_path)

@@ -36,7 +36,7 @@ class _OfTensorFlow:
 
 
 def _defer_tensorflow():
-    """Keeps Keras from importing TensorFlow whenever it describes or saves a model: seconds of a core, and 200 MB.
+    """Keeps Keras from importing TensorFlow whenever it describes or saves a model, which takes seconds of a core.
 
     It does so to ask whether a value is of one of TensorFlow's types, and asks the module that it finds the first time.
     """
