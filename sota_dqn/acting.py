@@ -1,9 +1,7 @@
-"""What acts for a trainer: one `Actor` in its own process or several by turns, or an `ActorPool` of processes."""
+"""What acts for a trainer: one `Actor` in its own process, or an `ActorPool` of several."""
 
-import contextlib
 import math
 
-from sota_dqn import backend
 from sota_dqn.actor import Actor
 from sota_dqn.actor_pool import ActorPool
 from sota_dqn.choice import Frames
@@ -11,62 +9,26 @@ from sota_dqn.environments import Environments
 from sota_dqn.mixtures import Selection
 from sota_dqn.pace import Pace
 from sota_dqn.preprocessing import Preprocessing
-from sota_dqn.turns import Turns
-from sota_dqn.vectors import NUM_ENVS, closing_on_error, is_vector, make_vector
+from sota_dqn.vectors import NUM_ENVS, closing_on_error, make_vector
 from sota_dqn.writer import Writer
 
-__all__ = ["connect", "good_turns", "make_actor", "make_pace"]
-
-WORTH_TURNS = 64  # games from which on they take turns
+__all__ = ["connect", "make_actor", "make_pace"]
 
 
-def good_turns(env, num_envs, *, turns, actors, policy):
-    """Returns into how many groups the environments are divided, 2 where that is worth it and the user leaves it open.
-
-    Args:
-        env: As a trainer is given it, an Atari game as `Atari`.
-        num_envs: E, as the trainer is given it.
-        turns: Groups as the user asks for them, or None.
-        actors: `Actors`, or None.
-        policy: A policy or a `Selection`.
-
-    Raises:
-        ValueError: If such groups cannot be.
-    """
-    games = NUM_ENVS if num_envs is None else num_envs
-    mixed = isinstance(policy, Selection)
-    if turns is None:
-        worth = hasattr(env, "make_vector") and games >= WORTH_TURNS and games % 2 == 0
-        return 2 if worth and actors is None and not mixed and backend.device_kind() != "cpu" else 1
-    if turns == 1:
-        return turns
-    if actors is not None or mixed:
-        what = "actor processes" if mixed is False else "a mixture of policies"
-        raise ValueError(f"Environments cannot take turns with {what}: leave `turns` out. Received: turns={turns}")
-    if is_vector(env) or not (isinstance(env, str) or callable(env)):
-        raise ValueError(
-            "Environments that take turns are made in groups: pass an id or a callable that makes one. Received: "
-            f"env={env!r}, turns={turns}"
-        )
-    if games % turns:
-        raise ValueError(f"Argument `turns` must divide num_envs={games}. Received: turns={turns}")
-    return turns
-
-
-def make_actor(actors, *, env, num_envs, turns, vectorization_mode, preprocess, frame_stack, clip_rewards, seed):
-    """Returns an `Actor` or `Turns`, whose environments are reset, or an `ActorPool`.
+def make_actor(actors, *, env, num_envs, vectorization_mode, preprocess, frame_stack, clip_rewards, seed):
+    """Returns an `Actor`, whose environments are reset, or an `ActorPool`.
 
     Args:
         actors: `Actors`, or None for an `Actor`.
         env: As a trainer is given it, an Atari game as `Atari`.
         num_envs: E, environments of each actor; None for 16, or for what a ready environment has.
-        turns: Groups of them that take turns.
         vectorization_mode: As in `make_vector`.
         preprocess: As in `Preprocessing`.
         frame_stack: Frames that make one observation of the model; None for no stack.
         clip_rewards: Whether rewards are stored clipped to [-1, 1].
         seed: The run's seed.
     """
+    frames = Frames(frame_stack, "reset")
     if actors is not None:
         return ActorPool(
             actors,
@@ -74,27 +36,17 @@ def make_actor(actors, *, env, num_envs, turns, vectorization_mode, preprocess, 
             num_envs=NUM_ENVS if num_envs is None else num_envs,
             vectorization_mode=vectorization_mode,
             preprocess=preprocess,
-            frames=Frames(frame_stack, "reset"),
+            frames=frames,
             clip_rewards=clip_rewards,
             seed=seed,
         )
-    share = num_envs if turns == 1 else (NUM_ENVS if num_envs is None else num_envs) // turns
-    made: list[Actor] = []
-    with contextlib.ExitStack() as errors:
-        for _ in range(turns):
-            vector = make_vector(env, num_envs=share, mode=vectorization_mode)
-            errors.enter_context(closing_on_error(env, vector.close))
-            environments = Environments(vector, seed=seed, first=len(made) * vector.num_envs)
-            if turns > 1 and not environments.concurrent:
-                raise ValueError(
-                    "Only environments that are stepped by others than this thread can take turns: Atari games, or any "
-                    f"with vectorization_mode='async'. Received: turns={turns}, env={env!r}"
-                )
-            processing = Preprocessing(preprocess, environments.observation_space)
-            frames = Frames(frame_stack, "reset")
-            made.append(Actor(environments, processing, frames=frames, discount=None, clip_rewards=clip_rewards))
-            made[-1].start()
-    return made[0] if turns == 1 else Turns(made)
+    vector = make_vector(env, num_envs=num_envs, mode=vectorization_mode)
+    with closing_on_error(env, vector.close):
+        environments = Environments(vector, seed=seed)
+        preprocess = Preprocessing(preprocess, environments.observation_space)
+        actor = Actor(environments, preprocess, frames=frames, discount=None, clip_rewards=clip_rewards)
+        actor.start()
+    return actor
 
 
 def make_pace(actors, updates_per_step, updates_per_call, learning_starts):
@@ -107,7 +59,7 @@ def connect(actor, learner, policy, make_choice, random, *, pace, chunk):
     """Tells an `Actor` or an `ActorPool` where rows go and how actions are chosen.
 
     Args:
-        actor: Which; or `Turns`.
+        actor: Which.
         learner: The `Learner`.
         policy: A policy or a `Selection`.
         make_choice: A function from a policy and a generator to a `Choice`.
@@ -115,14 +67,12 @@ def connect(actor, learner, policy, make_choice, random, *, pace, chunk):
         pace: A `Pace`.
         chunk: Steps of all environments between two writes.
     """
+    writer = Writer(learner)
     if isinstance(actor, ActorPool):
-        actor.connect(learner, Writer(learner), policy, random=random, pace=pace)
-        return
-    if isinstance(actor, Turns):
-        actor.connect(learner, make_choice(policy, random["acting"]), steps_per_chunk=chunk)
+        actor.connect(learner, writer, policy, random=random, pace=pace)
         return
     selection = policy if isinstance(policy, Selection) else None
     if selection:
         selection.start(actor.num_envs, random["selecting"])
     choice = make_choice(policy, random["acting"])
-    actor.connect(Writer(learner), choice, selection=selection, steps_per_chunk=chunk)
+    actor.connect(writer, choice, selection=selection, steps_per_chunk=chunk)

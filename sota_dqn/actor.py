@@ -53,7 +53,6 @@ class Actor:
         self._pending: list[tuple] = []  # (stream, times, returns) of terminated episodes
         self._rows = 0
         self.last_step = math.inf  # an actor in the learner's process makes no step that it is not asked for
-        self.under_way = 0  # steps that a call of `advance` leaves to the next
         self._torn = False  # whether an error has cut a step short
         self._chosen: Any = None  # actions that wait for `step`, and what `_memory` was after them
 
@@ -104,36 +103,18 @@ class Actor:
         Returns:
             How many environment steps were made, and the `Episode`s that ended.
         """
-        self.begin(step, clock)
+        if self._chosen is None:  # an error in `learn` leaves them for the next time
+            before = self._memory()
+            with clock("act"):
+                actions = self.choose(step)
+            if self.environments.concurrent:
+                with clock("idle"):
+                    actions = ops.convert_to_numpy(actions)
+                with clock("environment"):
+                    self._begin_step(actions)
+            self._chosen = actions, self._memory()
+            self._recall(before)  # a checkpoint written while it learns, or after an error there, is of before them
         learn()
-        return self.finish(clock)
-
-    def begin(self, step, clock):
-        """Chooses actions and has every environment stepped by them, until `finish`.
-
-        What is saved between the two is of before them, and so is what an error leaves.
-        """
-        if self._chosen is not None:
-            return  # an error has left them for this time
-        before = self._memory()
-        with clock("act"):
-            actions = self.choose(step)
-        if self.environments.concurrent:
-            with clock("idle"):
-                actions = ops.convert_to_numpy(actions)
-            with clock("environment"):
-                self._begin_step(actions)
-        self._chosen = actions, self._memory()
-        self._recall(before)
-
-    def finish(self, clock):
-        """Waits for the environments that `begin` has had stepped, if any, and keeps their rows.
-
-        Returns:
-            How many environment steps were made, and the `Episode`s that ended.
-        """
-        if self._chosen is None:
-            return 0, []
         actions, after = self._chosen
         self._chosen = None
         self._recall(after)
@@ -191,7 +172,7 @@ class Actor:
         outcome = self.environments.step(actions)
         observation = self.preprocess(outcome.observation)
         final = None if outcome.final_observation is None else self.preprocess(outcome.final_observation)
-        self.environments.check_finite(outcome.reward, observation, final, outcome.begun, self.lengths)
+        self._check(outcome.reward, observation, final, outcome.begun)
         if self.full:
             self.flush()
         every = np.arange(len(actions))
@@ -315,7 +296,7 @@ class Actor:
         """Takes note of first observations."""
         self.observation = self.preprocess(observation)
         self.begun = np.ones(len(observation), bool)
-        self.environments.check_finite(np.zeros(len(observation)), self.observation, None, self.begun, self.lengths)
+        self._check(np.zeros(len(observation)), self.observation, None, self.begun)
         self.stacked = self.frames(self.observation, self.begun)
 
     def _learned(self, reward):
@@ -389,3 +370,21 @@ class Actor:
             self._pending.append((stream, times, returns))
         for stream in np.flatnonzero(outcome.begun | outcome.terminated | outcome.truncated):
             self._rewards[stream] = []
+
+    def _check(self, reward, observation, final, begun):
+        """Raises ValueError where a number is not finite. Step 0 of an episode is its first observation."""
+        made = self.environments.episodes - begun, self.lengths + 1  # episode and step that have just been made
+        now = self.environments.episodes, np.where(begun, 0, self.lengths + 1)
+        for what, values, (episodes, steps) in (
+            ("reward", reward, made),
+            ("observation", final, made),
+            ("observation", observation, now),
+        ):
+            if values is None or values.dtype.kind != "f" or np.isfinite(values).all():
+                continue
+            stream = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
+            kind = "NaN" if np.isnan(values[stream]).any() else "infinite"
+            raise ValueError(
+                f"The {what} of environment {self.environments.first + stream} is {kind} at step {int(steps[stream])} "
+                f"of its episode {int(episodes[stream])}. The steps before it are kept."
+            )

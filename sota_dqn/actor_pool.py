@@ -145,7 +145,6 @@ class ActorPool:
         self.steps_per_chunk = settings.steps_per_chunk or max(1, ROWS_PER_CHUNK // num_envs)
         self.steps = 0  # taken in so far
         self.last_step = math.inf  # the total of steps beyond which no more are asked for
-        self.under_way = 0  # see `Actor`
         self.waited = {"learner": 0.0, "actors": 0.0}  # seconds, since the last logs
         self._lag = (0.0, 0)  # its sum over environment steps, and their number
         self._begun = np.zeros(self.num_envs, "int64")  # episodes
@@ -213,11 +212,6 @@ class ActorPool:
             self.waited["learner"] += time.perf_counter() - since
         with clock("insert"):
             return self._take(messages)
-
-    def finish(self, clock):
-        """Waits for nothing: what has not arrived yet is taken in later."""
-        del clock
-        return 0, []
 
     def logs(self):
         """Returns what has happened since the last call: `lag`, the updates made since those whose weights acted, and

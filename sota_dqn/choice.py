@@ -1,6 +1,5 @@
 """From observations to actions: frame stacks, then the model and the policy in one compiled program."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -59,15 +58,6 @@ class Choice:
         variables = [*model.variables, *(self.recurrent.initial if self.recurrent else [])]
         program = backend.Program(variables, [], backend.plan(convolutions=convolutions))
         self._choose = program.compile(choose)
-
-    def another(self, random):
-        """Returns one for other streams, which shares the compiled program and draws from `random`.
-
-        It begins with what this one remembers: nothing, where it has not been called yet.
-        """
-        sibling = copy.copy(self)
-        sibling.random = random
-        return sibling
 
     @property
     def remembers(self):

@@ -43,8 +43,6 @@ class DQNTrainer(Trainer):
             films are made), a `gymnasium.Env` or a `gymnasium.vector.VectorEnv`.
         model: A Keras model. It is trained in place.
         num_envs: E, environments stepped side by side; None for 16, or for what a ready environment has.
-        turns: Groups of the environments that take turns: while Atari's threads or worker processes step one, actions
-            are chosen for the next. None for 2 with 64 Atari games or more on an accelerator, else 1.
         actors: N actor processes, each with `num_envs` environments and a copy of the policy on the CPU, or `Actors`
             for more to say about them, or `RayActors` for other machines. 0 acts in this process, and is deterministic.
         vectorization_mode: None steps Atari games in ale-py's native vector environment and everything else as `"sync"`
@@ -92,7 +90,6 @@ class DQNTrainer(Trainer):
         model,
         *,
         num_envs=None,
-        turns=None,
         actors=0,
         vectorization_mode=None,
         eval_env=None,
@@ -129,7 +126,6 @@ class DQNTrainer(Trainer):
             env,
             model,
             num_envs=num_envs,
-            turns=turns,
             actors=actors,
             vectorization_mode=vectorization_mode,
             eval_env=eval_env,

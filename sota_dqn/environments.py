@@ -128,32 +128,6 @@ class Environments:
             np.array(observation), reward, terminated, truncated, valid, ended & valid, begun, final_observation
         )
 
-    def check_finite(self, reward, observation, final, begun, lengths):
-        """Raises ValueError where a number is not finite. Step 0 of an episode is its first observation.
-
-        Args:
-            reward: `[E]`, of the last step.
-            observation: `[E, *O]`, preprocessed, what to act on next.
-            final: `[E, *O]`, preprocessed, what the step led to, or None.
-            begun: `[E]` bool, where `observation` begins an episode.
-            lengths: `[E]`, steps that the episodes had before it.
-        """
-        made = self.episodes - begun, lengths + 1  # episode and step that have just been made
-        now = self.episodes, np.where(begun, 0, lengths + 1)
-        for what, values, (episodes, steps) in (
-            ("reward", reward, made),
-            ("observation", final, made),
-            ("observation", observation, now),
-        ):
-            if values is None or values.dtype.kind != "f" or np.isfinite(values).all():
-                continue
-            stream = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
-            kind = "NaN" if np.isnan(values[stream]).any() else "infinite"
-            raise ValueError(
-                f"The {what} of environment {self.first + stream} is {kind} at step {int(steps[stream])} "
-                f"of its episode {int(episodes[stream])}. The steps before it are kept."
-            )
-
     def state(self):
         """Returns what `restore` needs, as plain lists of numbers."""
         actions, resets = ([list(numbers) for numbers in kept] for kept in (self.actions, self.resets))

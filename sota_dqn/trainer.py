@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from sota_dqn import backend, snapshot
-from sota_dqn.acting import connect, good_turns, make_actor, make_pace
+from sota_dqn.acting import connect, make_actor, make_pace
 from sota_dqn.actor_pool import as_actors
 from sota_dqn.atari import is_game, native
 from sota_dqn.checks import check_bool_or_none, check_count, check_count_or_none, check_number
@@ -41,7 +41,6 @@ class Trainer(TrainerBase):
         model,
         *,
         num_envs,
-        turns,
         actors,
         vectorization_mode,
         eval_env,
@@ -58,7 +57,7 @@ class Trainer(TrainerBase):
         seed,
     ):
         check_count(1, batch_size=batch_size, report_every=report_every)
-        check_count_or_none(1, num_envs=num_envs, frame_stack=frame_stack, turns=turns)
+        check_count_or_none(1, num_envs=num_envs, frame_stack=frame_stack)
         check_count_or_none(1, updates_per_call=updates_per_call, learning_starts=learning_starts)
         check_count(0, seed=seed)
         check_number(above=0, updates_per_step=updates_per_step)
@@ -77,7 +76,6 @@ class Trainer(TrainerBase):
             self.actors,
             env=env,
             num_envs=num_envs,
-            turns=good_turns(env, num_envs, turns=turns, actors=self.actors, policy=self.policy),
             vectorization_mode=vectorization_mode,
             preprocess=preprocess,
             frame_stack=frame_stack,
@@ -176,11 +174,10 @@ class Trainer(TrainerBase):
     def _advance(self, limit, last_episode, interrupt, *, on_episode_end, batches):
         self.actor.last_step = self.last_step
         with backend.asynchronous():
-            while self.steps + self.actor.under_way < limit and self.episodes < last_episode:
+            while self.steps < limit and self.episodes < last_episode:
                 if self.model.stop_training or interrupt.pressed:
                     break
                 self._step(on_episode_end, batches)
-            self._count(*self.actor.finish(self._clock), on_episode_end)
         self.epoch.more = self.actor.logs()
 
     def _restore(self, found):
@@ -189,11 +186,6 @@ class Trainer(TrainerBase):
     def _step(self, on_episode_end, batches):
         """Steps every environment once, while the device makes the updates that are due."""
         made, episodes = self.actor.advance(self.steps, lambda: self._learn(batches), self._clock)
-        self._count(made, episodes, on_episode_end)
-        batches.end()
-
-    def _count(self, made, episodes, on_episode_end):
-        """Counts environment steps that were made, and the episodes that ended in them."""
         self.steps += made
         before = self.episodes
         self.episodes += len(episodes)
@@ -201,6 +193,7 @@ class Trainer(TrainerBase):
             self.epoch.episode(episode)
         for number, episode in enumerate(episodes, before):
             self._tell_episode(number, episode, self.steps, on_episode_end)
+        batches.end()
 
     def _learn(self, batches):
         """Dispatches the updates that are due, in compiled calls or none. The actions were chosen before them."""
