@@ -52,6 +52,17 @@ def press_ctrl_c_at(monkeypatch, steps):
     monkeypatch.setattr(Trainer, "_step", interrupted)
 
 
+def check_it_goes_on(monkeypatch, capsys, run_of, stopped, steps):
+    """Runs the command that an interrupted example has printed, and returns what that one prints."""
+    said = capsys.readouterr().out
+    assert f"Stopped after {stopped:,} steps." in said
+    run_as_told(monkeypatch, said, "To go on:")
+    said = capsys.readouterr().out
+    assert f"Going on from runs/{run_of} after {stopped:,} steps." in said and f"{steps:,} steps in all" in said
+    assert f"runs/{run_of}/best.keras" in said
+    return said
+
+
 def read_run(directory):
     """Returns the configuration and the history of a run's checkpoint."""
     config = json.loads((directory / "config.json").read_text())
@@ -80,24 +91,11 @@ def test_basic_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys):
     assert (directory / "film.gif").is_file()
 
 
-@pytest.mark.parametrize(
-    ("example", "options", "run_of"),
-    [
-        ("basic", ["--env", "MountainCar-v0"], "MountainCar-v0"),
-        ("minatar", ["--game", "asterix"], "minatar-asterix"),
-        ("memory", ["--task", "cartpole", "--memory", "none"], "cartpole-none"),
-    ],
-)
-def test_what_is_printed_after_ctrl_c_goes_on(monkeypatch, tmp_path, capsys, example, options, run_of):
+def test_what_is_printed_after_ctrl_c_goes_on(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     press_ctrl_c_at(monkeypatch, 48)
-    run(monkeypatch, f"{example}/dqn_train.py", *options, "--steps", "96")
-    said = capsys.readouterr().out
-    assert "Stopped after 48 steps." in said
-    run_as_told(monkeypatch, said, "To go on:")
-    said = capsys.readouterr().out
-    assert f"Going on from runs/{run_of} after 48 steps." in said and "96 steps in all" in said
-    assert f"runs/{run_of}/best.keras" in said
+    run(monkeypatch, "basic/dqn_train.py", "--env", "MountainCar-v0", "--steps", "96")
+    check_it_goes_on(monkeypatch, capsys, "MountainCar-v0", 48, 96)
 
 
 def test_basic_inference_says_what_to_do_without_a_checkpoint(monkeypatch, tmp_path):
@@ -201,20 +199,19 @@ def test_minatar_picture(games):
 
 def test_minatar_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    run(monkeypatch, "minatar/dqn_train.py", "--game", "asterix", "--steps", "1200")
+    press_ctrl_c_at(monkeypatch, 1200)
+    run(monkeypatch, "minatar/dqn_train.py", "--game", "asterix", "--steps", "1360")
     directory = pathlib.Path("runs", "minatar-asterix")
-    said = capsys.readouterr().out
+    assert read_run(directory)[0]["updates"] > 0
+    said = check_it_goes_on(monkeypatch, capsys, "minatar-asterix", 1200, 1360)
+    assert "fresh episodes" not in said
+    assert read_run(directory)[0]["steps"] == 1360
     assert f"Next: python examples/minatar/dqn_inference.py --game asterix {directory / 'best.keras'}" in said
     assert "minimal action set, sticky actions 0.1" in said
     for picture in ("learning-curve.png", "model.png"):
         assert cv2.imread(str(directory / picture)) is not None
     for film in ("random.gif", "trained.gif"):
         assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
-
-    run(monkeypatch, "minatar/dqn_train.py", "--game", "asterix", "--steps", "1360", "--resume")
-    said = capsys.readouterr().out
-    assert "after 1,200 steps" in said and "fresh episodes" not in said
-    assert json.loads((directory / "config.json").read_text())["steps"] == 1360
 
     run(monkeypatch, "minatar/dqn_inference.py", "--game", "asterix", "--episodes", "2")
     assert "2 whole episodes; MinAtar" in capsys.readouterr().out
@@ -320,14 +317,11 @@ def test_memory_spans_the_corridor(memory):
     assert "sequences" not in settings("cartpole", "none", corridor=None)
 
 
-@pytest.mark.parametrize(
-    ("task", "memorizes", "run_of"), [("tmaze", "lstm", "tmaze-3-lstm"), ("cartpole", "none", "cartpole-none")]
-)
-def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task, memorizes, run_of):
+def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    tiny = ["--task", task, "--memory", memorizes, "--corridor", "3"]
+    tiny = ["--task", "tmaze", "--corridor", "3"]
     run(monkeypatch, "memory/dqn_train.py", *tiny, "--steps", "1100")
-    directory = pathlib.Path("runs", run_of)
+    directory = pathlib.Path("runs", "tmaze-3-lstm")
     said = capsys.readouterr().out
     config, history = read_run(directory)
     assert config["steps"] == 1104 and config["updates"] > 0  # whole steps of 16 environments
@@ -342,6 +336,22 @@ def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys, task
     run(monkeypatch, "memory/dqn_train.py", *tiny, "--steps", "1264", "--resume")
     assert "after 1,104 steps" in capsys.readouterr().out
     assert read_run(directory)[0]["steps"] == 1264
+    run_as_told(monkeypatch, said, "Next:", "--episodes", "2")
+    assert "greedy, 2 whole episodes" in capsys.readouterr().out
+    assert (directory / "film.gif").is_file()
+
+
+def test_without_a_memory_it_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    press_ctrl_c_at(monkeypatch, 1104)
+    run(monkeypatch, "memory/dqn_train.py", "--task", "cartpole", "--memory", "none", "--steps", "1264")
+    directory = pathlib.Path("runs", "cartpole-none")
+    assert read_run(directory)[0]["updates"] > 0
+    said = check_it_goes_on(monkeypatch, capsys, "cartpole-none", 1104, 1264)
+    for picture in ("learning-curve.png", "model.png"):
+        assert cv2.imread(str(directory / picture)) is not None
+    for film in ("random.gif", "trained.gif"):
+        assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
     run_as_told(monkeypatch, said, "Next:", "--episodes", "2")
     assert "greedy, 2 whole episodes" in capsys.readouterr().out
     assert (directory / "film.gif").is_file()
