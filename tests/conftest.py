@@ -35,6 +35,9 @@ os.environ["XLA_FLAGS"] = (
 # A flag that is not known ends the process: this one was in these versions, and is not in JAX 0.12.
 if all(is_at_most(package, *last) for package, last in {"jaxlib": (0, 10), "tensorflow": (2, 21)}.items()):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+# What is computed is small: more threads, beside those of other tests' processes, mostly wait for each other.
+for threads in ("NPROC", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(threads, "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

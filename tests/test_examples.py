@@ -10,7 +10,9 @@ import shlex
 import signal
 import sys
 
+import ale_py
 import cv2
+import gymnasium
 import keras
 import numpy as np
 import pytest
@@ -107,6 +109,9 @@ def test_basic_inference_says_what_to_do_without_a_checkpoint(monkeypatch, tmp_p
 @pytest.mark.parametrize(("example", "run_of"), [("cnn", "MsPacman"), ("breakout", "Breakout-none-4")])
 def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, example, run_of):
     monkeypatch.chdir(tmp_path)
+    gymnasium.register_envs(ale_py)
+    for game in ("Breakout", "MsPacman"):  # games that are evaluated are over after a hundred steps
+        monkeypatch.setitem(gymnasium.spec(f"ALE/{game}-v5").kwargs, "max_num_frames_per_episode", 400)
     directory = tmp_path / "runs" / run_of
     press_ctrl_c_at(monkeypatch, 136)
     short = "--episodes 1 --epsilon 1 --film-steps 20".split()  # random games are soon over

@@ -9,7 +9,7 @@ import pytest
 
 from sota_dqn import Replay, forkserver, samplers
 
-ROWS = 40_000
+ROWS = 20_000
 ROW = 84 * 84 + 16 + 5  # bytes: a picture, its action, reward and flags, and its share of the sum tree
 
 
@@ -53,5 +53,5 @@ def peaks(tmp_path_factory):
 def test_there_is_no_second_copy(peaks, phase):
     small, large = peaks
     replay = (ROWS - 2_000) * ROW
-    pieces = 0.2e9  # what is written and read at a time
-    assert 0.9 * replay < large[phase] - small[phase] < replay + pieces
+    pieces = 0.08e9  # what is written and read at a time, and what the allocators keep
+    assert 0.8 * replay < large[phase] - small[phase] < replay + pieces
