@@ -65,6 +65,14 @@ def check_it_goes_on(monkeypatch, capsys, run_of, stopped, steps):
     return said
 
 
+def check_it_is_drawn(directory):
+    """Fails unless the pictures and the films of a run can be read."""
+    for picture in ("learning-curve.png", "model.png"):
+        assert cv2.imread(str(directory / picture)) is not None
+    for film in ("random.gif", "trained.gif"):
+        assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
+
+
 def read_run(directory):
     """Returns the configuration and the history of a run's checkpoint."""
     config = json.loads((directory / "config.json").read_text())
@@ -79,10 +87,7 @@ def test_basic_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys):
     best = directory.relative_to(tmp_path) / "best.keras"
     assert f"Next: python examples/basic/dqn_inference.py {best} --env CartPole-v1" in said
     assert json.loads((directory / "config.json").read_text())["steps"] == 1200
-    for picture in ("learning-curve.png", "model.png"):
-        assert cv2.imread(str(directory / picture)) is not None
-    for film in ("random.gif", "trained.gif"):
-        assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
+    check_it_is_drawn(directory)
 
     run(monkeypatch, "basic/dqn_train.py", "--steps", "1360", "--resume")
     assert "after 1,200 steps" in capsys.readouterr().out
@@ -213,10 +218,7 @@ def test_minatar_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys):
     assert read_run(directory)[0]["steps"] == 1360
     assert f"Next: python examples/minatar/dqn_inference.py --game asterix {directory / 'best.keras'}" in said
     assert "minimal action set, sticky actions 0.1" in said
-    for picture in ("learning-curve.png", "model.png"):
-        assert cv2.imread(str(directory / picture)) is not None
-    for film in ("random.gif", "trained.gif"):
-        assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
+    check_it_is_drawn(directory)
 
     run(monkeypatch, "minatar/dqn_inference.py", "--game", "asterix", "--episodes", "2")
     assert "2 whole episodes; MinAtar" in capsys.readouterr().out
@@ -330,10 +332,7 @@ def test_memory_trains_resumes_and_is_loaded(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     config, history = read_run(directory)
     assert config["steps"] == 1104 and config["updates"] > 0  # whole steps of 16 environments
-    for picture in ("learning-curve.png", "model.png"):
-        assert cv2.imread(str(directory / picture)) is not None
-    for film in ("random.gif", "trained.gif"):
-        assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
+    check_it_is_drawn(directory)
     with pytest.raises(SystemExit):
         run(monkeypatch, "memory/dqn_train.py", *tiny)
     assert f"{directory} holds a run already" in capsys.readouterr().err
@@ -353,10 +352,7 @@ def test_without_a_memory_it_is_stopped_resumed_and_loaded(monkeypatch, tmp_path
     directory = pathlib.Path("runs", "cartpole-none")
     assert read_run(directory)[0]["updates"] > 0
     said = check_it_goes_on(monkeypatch, capsys, "cartpole-none", 1104, 1264)
-    for picture in ("learning-curve.png", "model.png"):
-        assert cv2.imread(str(directory / picture)) is not None
-    for film in ("random.gif", "trained.gif"):
-        assert len(cv2.imreadanimation(str(directory / film))[1].frames) > 2
+    check_it_is_drawn(directory)
     run_as_told(monkeypatch, said, "Next:", "--episodes", "2")
     assert "greedy, 2 whole episodes" in capsys.readouterr().out
     assert (directory / "film.gif").is_file()
