@@ -5,6 +5,8 @@ paper.
 """
 
 import abc
+import contextlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -52,6 +54,12 @@ class Learner(abc.ABC):
         self.target_variables = []
         if target_update is not None:
             self.target_variables = [_copy(variable) for variable in self.model_variables]
+        blended = target_update is not None and target_update < 1
+        pairs = zip(self.model_variables, self.target_variables, strict=blended)
+        pairs = [pair for pair in pairs if blended and keras.backend.is_float_dtype(pair[0].dtype)]
+        self._averaged, self._averages = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        self._trained: Any = None  # while the averages are in the model: what is trained
+        self._average: list = []  # and the arrays that the model was given
         if not optimizer.built:
             optimizer.build(self.trainable_variables)
         _check_optimizer(optimizer, self.trainable_variables)
@@ -111,6 +119,35 @@ class Learner(abc.ABC):
         self.updates += times
         return self._learn(uniform, np.full(times, step, "float32"), numbers)
 
+    @contextlib.contextmanager
+    def training(self):
+        """Has the trained weights in the model while the block runs, and `settle`s it afterwards."""
+        self._take_up()
+        if self._trained is not None:
+            _assign(self._averaged, self._trained)
+            self._trained = None
+        try:
+            yield
+        finally:
+            self.settle()
+
+    def settle(self):
+        """Gives the model the weights of a blended target model, and keeps those that are trained.
+
+        They are an average of the last trained ones, which wavers less (Polyak and Juditsky, 1992): it is what is
+        evaluated and saved. Weights that a user sets then are trained from there on. Where the target model is not
+        blended, the model is left alone.
+        """
+        self._trained = [ops.copy(variable.value) for variable in self._averaged]
+        self._average = [ops.copy(target.value) for target in self._averages]
+        _assign(self._averaged, self._average)
+
+    def trained(self):
+        """Returns what is trained, in the order of `model_variables`: arrays on the host, or variables that hold it."""
+        self._take_up()
+        kept = dict(zip(map(id, self._averaged), map(ops.convert_to_numpy, self._trained or ()), strict=False))
+        return [kept.get(id(variable), variable) for variable in self.model_variables]
+
     def compilations(self):
         """Returns how often the update has been compiled: 1 after the first `learn`, and ever after."""
         return self._learn.compilations()
@@ -157,6 +194,15 @@ class Learner(abc.ABC):
             if keras.backend.is_float_dtype(variable.dtype):
                 target.assign(part * variable.value + (1.0 - part) * target.value)  # exact where `part` is 0 or 1
 
+    def _take_up(self):
+        """Has a target model begin where a user has set the weights, and these be the trained ones."""
+        kept = self._trained is None or all(map(_holds, self._averaged, self._average))
+        if kept and self.updates:
+            return
+        self._trained = None
+        if self.target_update is not None:
+            _assign(self.target_variables, [ops.copy(variable.value) for variable in self.model_variables])
+
     def _updates(self, uniform, step, number):
         return self.program.repeat(self.update, (uniform, step, number), self.metrics)
 
@@ -170,6 +216,16 @@ def _check_optimizer(optimizer, variables):
             "The model's optimizer has been built for another model, or for another part of this one. Compile the "
             "model with an optimizer of its own."
         )
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _holds(variable, value):
+    """Returns whether a variable still holds the array that it was assigned."""
+    return variable.value is value or np.array_equal(*map(ops.convert_to_numpy, (variable.value, value)))
 
 
 def _copy(variable):

@@ -115,6 +115,7 @@ def restore(trainer, found):
     for name, variable in variables.items():
         found.assign(name, variable)
     trainer.steps, trainer.episodes, trainer.learner.updates = config["steps"], config["episodes"], config["updates"]
+    trainer.learner.settle()
     trainer.run = config["run"]
     trainer.evaluations, trainer.history = state["evaluations"], state["history"]
     before, now = state["pace"], _pace(trainer)
@@ -163,12 +164,13 @@ def check_spaces_of(found, environments, preprocess):
 
 
 def _variables(trainer, replay):
-    """Returns all variables of a trainer by name."""
+    """Returns all variables of a trainer by name, or arrays of what the model holds an average of."""
+    trained, size = trainer.learner.trained(), len(trainer.model.variables)
     groups = {
-        "model": trainer.model.variables,
+        "model": trained[:size],
         "optimizer": trainer.learner.optimizer.variables,
         "target": trainer.learner.target_variables,
-        "initial_state": trainer.learner.recurrent.initial if trainer.learner.recurrent else [],
+        "initial_state": trained[size:],
         "replay": trainer.replay.variables if replay else [],
     }
     return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}

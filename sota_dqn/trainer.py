@@ -173,7 +173,7 @@ class Trainer(TrainerBase):
 
     def _advance(self, limit, last_episode, interrupt, *, on_episode_end, batches):
         self.actor.last_step = self.last_step
-        with backend.asynchronous():
+        with self.learner.training(), backend.asynchronous():
             while self.steps < limit and self.episodes < last_episode:
                 if self.model.stop_training or interrupt.pressed:
                     break

@@ -72,6 +72,7 @@ def state_of(trainer):
     trainer.actor.flush()
     actor, learner = trainer.actor, trainer.learner
     groups = {
+        "trained": learner.trained(),
         "model": learner.model_variables,
         "optimizer": learner.optimizer.variables,
         "target": learner.target_variables,
@@ -84,7 +85,7 @@ def state_of(trainer):
                 rows = np.arange(variable.shape[0], dtype="int32")
                 values = ops.convert_to_numpy(backend.read_rows(variable, rows))
             else:
-                values = ops.convert_to_numpy(variable.value)
+                values = ops.convert_to_numpy(getattr(variable, "value", variable))
             if group == "replay" and values.shape[:1] == (trainer.replay.storage.bin + 1,):
                 values = values[:-1]  # the last place takes what pads a chunk, and nothing reads it
             state[f"{group} {i}"] = values

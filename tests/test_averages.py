@@ -1,0 +1,143 @@
+"""Outside of training the model has the average of its last weights, where the target model is blended."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from runs import make, network
+
+from sota_dqn import DQNInference, DQNTrainer, callbacks
+
+
+def arrays(values):
+    return [ops.convert_to_numpy(getattr(value, "value", value)) for value in values]
+
+
+def same(one, other):
+    one, other = arrays(one), arrays(other)
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+class Weights(callbacks.Callback):
+    """Keeps the model's weights, and the target model's, as callbacks see them."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs, self.batches = [], []
+
+    def _both(self):
+        return arrays(self.trainer.model.variables), arrays(self.trainer.learner.target_variables)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(self._both())
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches.append(self._both())
+
+
+def test_the_average_of_the_weights_is_in_the_model_outside_of_updates():
+    seen = Weights()
+    trainer = make(target_update=0.3)
+    trainer.train(steps=240, callbacks=[seen], verbose=0)
+    learner = trainer.learner
+    assert same(trainer.model.variables, learner.target_variables)
+    assert not same(trainer.model.variables, learner.trained())
+    assert len(seen.epochs) == 4 and all(same(model, target) for model, target in seen.epochs)
+    assert seen.batches and not any(same(model, target) for model, target in seen.batches)
+
+
+def test_it_is_the_average_that_blending_gives():
+    start = arrays(network(4, 2).variables)
+    trainer = make(target_update=0.25, updates_per_call=1, updates_per_step=0.05)
+    seen = []
+
+    class Trained(callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(arrays(self.trainer.model.variables))
+
+    trainer.train(steps=120, callbacks=[Trained()], verbose=0)
+    average = start
+    for weights in seen:
+        average = [0.25 * w + 0.75 * a for w, a in zip(weights, average, strict=True)]
+    assert len(seen) == trainer.updates > 2
+    for ours, expected in zip(arrays(trainer.model.variables), average, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("target_update", [None, 7])
+def test_without_a_blended_target_model_the_last_weights_stay(target_update):
+    seen = Weights()
+    trainer = make(target_update=target_update)
+    trainer.train(steps=120, callbacks=[seen], verbose=0)
+    assert same(trainer.model.variables, seen.batches[-1][0])
+    assert same(trainer.model.variables, trainer.learner.trained())
+
+
+def test_an_evaluation_a_file_and_a_checkpoint_play_the_average(tmp_path):
+    trainer = make(target_update=0.1)
+    kept = callbacks.Evaluation(120, episodes=2, best_model=tmp_path / "best.keras")
+    keras_kept = keras.callbacks.ModelCheckpoint(str(tmp_path / "last.keras"))
+    trainer.train(steps=120, callbacks=[kept, keras_kept], verbose=0)
+    trainer.save(tmp_path / "run")
+    expected = trainer.evaluate(3, seed=4)["returns"]
+    for name in ("best.keras", "last.keras"):
+        assert same(keras.saving.load_model(tmp_path / name).variables, trainer.model.variables)
+        assert DQNInference(tmp_path / name, env="CartPole-v1").evaluate(3, seed=4)["returns"] == expected
+    assert DQNInference(tmp_path / "run").evaluate(3, seed=4)["returns"] == expected
+    assert DQNInference(trainer.model, env="CartPole-v1").evaluate(3, seed=4)["returns"] == expected
+    loaded = DQNTrainer.load(tmp_path / "run")
+    assert loaded.evaluate(3, seed=4)["returns"] == expected
+    assert same(loaded.model.variables, trainer.model.variables)
+    assert same(loaded.learner.trained(), trainer.learner.trained())
+
+
+def test_weights_that_a_user_sets_are_trained_from_there_on(tmp_path):
+    trainer = make(target_update=0.1)
+    trainer.train(steps=120, verbose=0)
+    weights = [np.full_like(w, 0.5) for w in trainer.model.get_weights()]
+    trainer.model.set_weights(weights)
+    trainer.save(tmp_path / "run")
+    assert same(trainer.learner.trained(), weights)
+    loaded = DQNTrainer.load(tmp_path / "run")
+    assert same(loaded.model.variables, weights)
+    first = []
+
+    class First(callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            first.append((arrays(self.trainer.model.variables), arrays(self.trainer.learner.target_variables)))
+
+    for one in (trainer, loaded):
+        first.clear()
+        one.train(steps=60, callbacks=[First()], verbose=0)
+        assert same(first[0][0], weights) and same(first[0][1], weights)
+    assert same(trainer.learner.trained(), loaded.learner.trained())
+
+
+@pytest.mark.parametrize("target_update", [0.1, 100])
+def test_a_target_model_begins_where_the_first_training_does(target_update):
+    trainer = make(target_update=target_update)
+    trainer.train(steps=20, verbose=0)  # before the first update
+    weights = [np.full_like(w, 0.5) for w in trainer.model.get_weights()]
+    trainer.model.set_weights(weights)
+    trainer.train(steps=20, verbose=0)
+    assert trainer.updates == 0
+    assert same(trainer.model.variables, weights) and same(trainer.learner.target_variables, weights)
+
+
+def test_statistics_of_layers_are_averaged_and_integers_are_not():
+    layers = [
+        keras.layers.Dense(8),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(2),
+    ]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    trainer = make(model=model, target_update=0.1)
+    seeds = [v for v in model.variables if not keras.backend.is_float_dtype(v.dtype)]
+    before = arrays(seeds)
+    trainer.train(steps=120, verbose=0)
+    assert seeds and not same(seeds, before)  # random numbers go on
+    assert same(model.layers[1].non_trainable_variables[:2], trainer.learner.target_variables[4:6])
+    once = arrays(seeds)
+    trainer.evaluate(1)
+    assert same(seeds, once)
