@@ -38,13 +38,15 @@ class Evaluations(callbacks.Callback):
             self.found.append(Evaluation(steps, round(seconds_since_start(), 3), logs["eval_return"]))
 
 
-def build_model(environment, *, layer_norm=True, dueling=False):
+def build_model(environment, *, layer_norm=True, dueling=False, learning_rate=None, loss=None):
     """Returns the network of the benchmark: two hidden layers of 128, each normalized, then ReLU.
 
     Args:
         environment: A Gymnasium id.
         layer_norm: Whether the hidden layers are normalized.
         dueling: Whether the linear output is replaced by a dueling head, with a hidden layer of 128 in each stream.
+        learning_rate: Of Adam; None leaves the model to the trainer, which compiles it.
+        loss: The name of a Keras loss, with `learning_rate`.
     """
     env = gymnasium.make(environment)
     num_actions = int(env.action_space.n)
@@ -56,6 +58,8 @@ def build_model(environment, *, layer_norm=True, dueling=False):
             model.add(keras.layers.LayerNormalization())
         model.add(keras.layers.Activation("relu"))
     model.add(layers.Dueling(num_actions, units=UNITS) if dueling else keras.layers.Dense(num_actions))
+    if learning_rate is not None:
+        model.compile(optimizer=keras.optimizers.Adam(learning_rate, global_clipnorm=10.0), loss=loss)
     return model
 
 
@@ -74,9 +78,10 @@ def train(task, *, seed, cap, factor=None, level=None, stop=False):
         The trainer and the `Evaluation`s.
     """
     model_settings, settings = ({}, {}) if factor is None else FACTORS[factor][level]()
+    evaluate = settings.pop("evaluation", callbacks.Evaluation)
     random.seed(seed)  # Keras's initializers draw from it; `keras.utils.set_random_seed` imports TensorFlow, on JAX too
     trainer = DQNTrainer(task.environment, build_model(task.environment, **model_settings), seed=seed, **settings)
-    evaluation = callbacks.Evaluation(
+    evaluation = evaluate(
         task.evaluate_every, episodes=EPISODES, stop_at=task.threshold if stop else None, consecutive=CONSECUTIVE
     )
     evaluations = Evaluations(task.evaluate_every)

@@ -3,7 +3,7 @@
 To add a factor, add its levels to `FACTORS` and its default to `DEFAULTS`.
 """
 
-from sota_dqn import Replay, losses, policies, returns, samplers, schedules, targets
+from sota_dqn import Replay, callbacks, losses, policies, returns, samplers, schedules, targets
 
 __all__ = ["DEFAULTS", "FACTORS", "variants"]
 
@@ -23,7 +23,16 @@ def _epsilon_greedy(hold):
     return policies.EpsilonGreedy(schedules.linear(1.0, 0.05, steps=20_000), hold=hold)
 
 
-# Each level is a function that returns the settings of `learning.build_model` and those of `DQNTrainer`.
+class LastWeights(callbacks.Evaluation):
+    """Evaluates the weights that are trained, and not their average."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        with self.trainer.learner.training():
+            super().on_epoch_end(epoch, logs)
+
+
+# Each level is a function that returns the settings of `learning.build_model` and those of `DQNTrainer`, among which
+# `evaluation` is the class of the callback that evaluates.
 FACTORS = {
     "target": {
         "double": lambda: _trainer(target=targets.double),
@@ -54,6 +63,16 @@ FACTORS = {
         "every step anew": lambda: _trainer(policy=_epsilon_greedy(hold=1)),
         "held, at most 20 steps": lambda: _trainer(policy=_epsilon_greedy(hold=20)),
     },
+    "optimizer": {
+        "Adam 1e-3, Huber": lambda: _model(),
+        "Adam 5e-4, squared": lambda: _model(learning_rate=5e-4, loss="mse"),
+        "Adam 1e-3, squared": lambda: _model(learning_rate=1e-3, loss="mse"),
+        "Adam 5e-4, Huber": lambda: _model(learning_rate=5e-4, loss="huber"),
+    },
+    "evaluated": {
+        "average of the weights": lambda: _trainer(),
+        "last weights": lambda: _trainer(evaluation=LastWeights),
+    },
     "normalization": {
         "LayerNorm": lambda: _model(layer_norm=True),
         "none": lambda: _model(layer_norm=False),
@@ -68,6 +87,8 @@ DEFAULTS = {
     "n-step": "5",
     "lower bound": "off",
     "exploration": "every step anew",
+    "optimizer": "Adam 1e-3, Huber",
+    "evaluated": "average of the weights",
     "normalization": "LayerNorm",
 }
 

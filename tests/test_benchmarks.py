@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not installed with the package
@@ -28,7 +30,7 @@ from benchmarks import (
 from benchmarks.common import Run
 from benchmarks.tables import bootstrap_interval, describe, median, render_number, render_table
 from benchmarks.tasks import TASKS, Evaluation, area_under_curve, passed
-from benchmarks.variants import DEFAULTS, FACTORS, variants
+from benchmarks.variants import DEFAULTS, FACTORS, LastWeights, variants
 from examples.minatar.games import GAMES, Game
 from sota_dqn import DQNTrainer, Replay, samplers
 
@@ -213,6 +215,25 @@ def test_defaults_of_the_ablation_are_those_of_the_library():
         model_settings |= FACTORS[factor][DEFAULTS[factor]]()[0]
     signature = inspect.signature(learning.build_model).parameters
     assert {name: signature[name].default for name in model_settings} == model_settings
+    model = learning.build_model("CartPole-v1", **FACTORS["optimizer"][DEFAULTS["optimizer"]]()[0])
+    DQNTrainer("CartPole-v1", model).close()
+    assert (type(model.optimizer), float(model.optimizer.learning_rate)) == (keras.optimizers.Adam, pytest.approx(1e-3))
+    assert type(model.loss) is keras.losses.Huber
+
+
+def test_the_last_weights_are_evaluated_where_that_is_asked_for(monkeypatch):
+    trainer = DQNTrainer("CartPole-v1", learning.build_model("CartPole-v1"), report_every=1_200)
+    evaluate, seen = trainer.evaluate, []
+
+    def watched(*arguments, **settings):
+        seen.append([np.array(variable) for variable in trainer.model.get_weights()])
+        return evaluate(1)
+
+    monkeypatch.setattr(trainer, "evaluate", watched)
+    trainer.train(steps=1_200, callbacks=[LastWeights(1_200)], verbose=0)
+    for played, variable, average in zip(*seen, trainer.learner.trained(), trainer.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(played, variable)
+        assert not np.array_equal(played, average)
 
 
 def test_variants_switch_one_factor_each():
