@@ -6,6 +6,7 @@ paper.
 
 import abc
 import contextlib
+import itertools
 from typing import Any
 
 import keras
@@ -54,10 +55,12 @@ class Learner(abc.ABC):
         self.target_variables = []
         if target_update is not None:
             self.target_variables = [_copy(variable) for variable in self.model_variables]
-        blended = target_update is not None and target_update < 1
-        pairs = zip(self.model_variables, self.target_variables, strict=blended)
-        pairs = [pair for pair in pairs if blended and keras.backend.is_float_dtype(pair[0].dtype)]
-        self._averaged, self._averages = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        self._averaged: list = []  # the model's variables of which the target model's are an average
+        self._averages: list = []
+        if target_update is not None and target_update < 1:
+            floating = [keras.backend.is_float_dtype(variable.dtype) for variable in self.model_variables]
+            self._averaged = [*itertools.compress(self.model_variables, floating)]
+            self._averages = [*itertools.compress(self.target_variables, floating)]
         self._trained: Any = None  # while the averages are in the model: what is trained
         self._average: list = []  # and the arrays that the model was given
         if not optimizer.built:

@@ -46,6 +46,9 @@ def save(trainer, path, *, replay):
         "random": {name: generator.bit_generator.state for name, generator in trainer.random.items()},
     }
     arrays = {**trainer.actor.arrays(), **_variables(trainer, replay)}
+    recurrent = trainer.learner.recurrent
+    played = enumerate(recurrent.initial if recurrent else [])  # what is not in model.keras, for `DQNInference`
+    arrays |= {f"initial_state_{i}": variable for i, variable in played}
     checkpoint.save(path, config=config, state=state, model=trainer.model, arrays=arrays)
 
 
@@ -164,13 +167,11 @@ def check_spaces_of(found, environments, preprocess):
 
 
 def _variables(trainer, replay):
-    """Returns all variables of a trainer by name, or arrays of what the model holds an average of."""
-    trained, size = trainer.learner.trained(), len(trainer.model.variables)
+    """Returns all variables of a trainer by name, arrays where the model holds an average of what is trained."""
     groups = {
-        "model": trained[:size],
+        "model": trainer.learner.trained(),
         "optimizer": trainer.learner.optimizer.variables,
         "target": trainer.learner.target_variables,
-        "initial_state": trained[size:],
         "replay": trainer.replay.variables if replay else [],
     }
     return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
