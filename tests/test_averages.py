@@ -73,6 +73,15 @@ def test_without_a_blended_target_model_the_last_weights_stay(target_update):
     assert same(trainer.model.variables, trainer.learner.trained())
 
 
+def test_where_epochs_end_does_not_matter():
+    runs = []
+    for report_every in (60, 240):
+        trainer = make(target_update=0.05, report_every=report_every)
+        trainer.train(steps=240, verbose=0)
+        runs.append([*arrays(trainer.learner.trained()), *arrays(trainer.learner.target_variables)])
+    assert same(*runs)
+
+
 def test_an_evaluation_a_file_and_a_checkpoint_play_the_average(tmp_path):
     trainer = make(target_update=0.1)
     kept = callbacks.Evaluation(120, episodes=2, best_model=tmp_path / "best.keras")
