@@ -145,6 +145,21 @@ class Learner(abc.ABC):
         self._average = [ops.copy(target.value) for target in self._averages]
         _assign(self._averaged, self._average)
 
+    @contextlib.contextmanager
+    def settled(self):
+        """Has the average in the model while the block runs, also in the middle of `training`."""
+        self._take_up()
+        if self._trained is not None:
+            yield
+            return
+        self.settle()
+        try:
+            yield
+        finally:
+            if self._trained is not None:  # which it is before the first update: the two are one then
+                _assign(self._averaged, self._trained)
+                self._trained = None
+
     def trained(self):
         """Returns what is trained, in the order of `model_variables`: arrays on the host, or variables that hold it."""
         self._take_up()

@@ -45,11 +45,12 @@ def save(trainer, path, *, replay):
         "pace": _pace(trainer),
         "random": {name: generator.bit_generator.state for name, generator in trainer.random.items()},
     }
-    arrays = {**trainer.actor.arrays(), **_variables(trainer, replay)}
-    recurrent = trainer.learner.recurrent
-    played = enumerate(recurrent.initial if recurrent else [])  # what is not in model.keras, for `DQNInference`
-    arrays |= {f"initial_state_{i}": variable for i, variable in played}
-    checkpoint.save(path, config=config, state=state, model=trainer.model, arrays=arrays)
+    with trainer.learner.settled():
+        arrays = {**trainer.actor.arrays(), **_variables(trainer, replay)}
+        recurrent = trainer.learner.recurrent
+        played = enumerate(recurrent.initial if recurrent else [])  # what is not in model.keras, for `DQNInference`
+        arrays |= {f"initial_state_{i}": variable for i, variable in played}
+        checkpoint.save(path, config=config, state=state, model=trainer.model, arrays=arrays)
 
 
 def settings(trainer):

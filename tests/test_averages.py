@@ -100,6 +100,24 @@ def test_an_evaluation_a_file_and_a_checkpoint_play_the_average(tmp_path):
     assert same(loaded.learner.trained(), trainer.learner.trained())
 
 
+def test_a_checkpoint_of_a_callback_on_episodes_plays_the_average(tmp_path):
+    kept = []
+
+    class Save(callbacks.Callback):
+        def on_episode_end(self, episode, logs=None):
+            if not kept and self.trainer.updates:
+                before = arrays(self.trainer.model.variables)
+                self.trainer.save(tmp_path)
+                assert same(self.trainer.model.variables, before)
+                kept.append((before, arrays(self.trainer.learner.target_variables)))
+
+    make(target_update=0.1).train(steps=240, callbacks=[Save()], verbose=0)
+    trained, average = kept[0]
+    assert same(DQNInference(tmp_path).model.variables, average) and not same(trained, average)
+    loaded = DQNTrainer.load(tmp_path)
+    assert same(loaded.model.variables, average) and same(loaded.learner.trained(), trained)
+
+
 def test_weights_that_a_user_sets_are_trained_from_there_on(tmp_path):
     trainer = make(target_update=0.1)
     trainer.train(steps=120, verbose=0)
