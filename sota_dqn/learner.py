@@ -126,9 +126,7 @@ class Learner(abc.ABC):
     def training(self):
         """Has the trained weights in the model while the block runs, and `settle`s it afterwards."""
         self._take_up()
-        if self._trained is not None:
-            _assign(self._averaged, self._trained)
-            self._trained = None
+        self._give_back()
         try:
             yield
         finally:
@@ -156,9 +154,7 @@ class Learner(abc.ABC):
         try:
             yield
         finally:
-            if self._trained is not None:  # which it is before the first update: the two are one then
-                _assign(self._averaged, self._trained)
-                self._trained = None
+            self._give_back()
 
     def trained(self):
         """Returns what is trained, in the order of `model_variables`: arrays on the host, or variables that hold it."""
@@ -211,6 +207,12 @@ class Learner(abc.ABC):
         for variable, target in zip(self.model_variables, self.target_variables, strict=True):
             if keras.backend.is_float_dtype(variable.dtype):
                 target.assign(part * variable.value + (1.0 - part) * target.value)  # exact where `part` is 0 or 1
+
+    def _give_back(self):
+        """Puts what is trained into the model, if it is not there already."""
+        if self._trained is not None:
+            _assign(self._averaged, self._trained)
+            self._trained = None
 
     def _take_up(self):
         """Has a target model begin where a user has set the weights, and these be the trained ones."""
