@@ -62,7 +62,7 @@ class Learner(abc.ABC):
             self._averaged = [*itertools.compress(self.model_variables, floating)]
             self._averages = [*itertools.compress(self.target_variables, floating)]
         self._trained: Any = None  # while the averages are in the model: what is trained
-        self._average: list = []  # and the arrays that the model was given
+        self._shown: list = []  # and the arrays that the model was given
         if not optimizer.built:
             optimizer.build(self.trainable_variables)
         _check_optimizer(optimizer, self.trainable_variables)
@@ -140,8 +140,8 @@ class Learner(abc.ABC):
         blended, the model is left alone.
         """
         self._trained = [ops.copy(variable.value) for variable in self._averaged]
-        self._average = [ops.copy(target.value) for target in self._averages]
-        _assign(self._averaged, self._average)
+        self._shown = [ops.copy(target.value) for target in self._averages]
+        _assign(self._averaged, self._shown)
 
     @contextlib.contextmanager
     def settled(self):
@@ -216,12 +216,11 @@ class Learner(abc.ABC):
 
     def _take_up(self):
         """Has a target model begin where a user has set the weights, and these be the trained ones."""
-        kept = self._trained is None or all(map(_holds, self._averaged, self._average))
-        if kept and self.updates:
-            return
-        self._trained = None
-        if self.target_update is not None:
+        changed = self._trained is not None and not all(map(_holds, self._averaged, self._shown))
+        if self.target_update is not None and (changed or not self.updates):
             _assign(self.target_variables, [ops.copy(variable.value) for variable in self.model_variables])
+        if changed:
+            self.settle()
 
     def _updates(self, uniform, step, number):
         return self.program.repeat(self.update, (uniform, step, number), self.metrics)

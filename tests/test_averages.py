@@ -122,7 +122,9 @@ def test_weights_that_a_user_sets_are_trained_from_there_on(tmp_path):
     trainer = make(target_update=0.1)
     trainer.train(steps=120, verbose=0)
     weights = [np.full_like(w, 0.5) for w in trainer.model.get_weights()]
-    trainer.model.set_weights(weights)
+    trainer.model.set_weights([np.zeros_like(w) for w in weights])
+    trainer.save(tmp_path / "run")
+    trainer.model.set_weights(weights)  # again, after the first were seen
     trainer.save(tmp_path / "run")
     assert same(trainer.learner.trained(), weights)
     loaded = DQNTrainer.load(tmp_path / "run")
