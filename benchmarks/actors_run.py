@@ -78,6 +78,8 @@ def make_trainer(name, *, actors, ray):
         actors=make(actors, steps_per_update=(0, math.inf)) if actors else 0,
         frame_stack=4 if name == "atari" else None,
         replay=Replay(50_000),
+        n_step=5,
+        bounds=None,
         updates_per_call=4 if name == "atari" else 32,
         learning_starts=LEARNING_STARTS,
         report_every=NUM_ENVS,

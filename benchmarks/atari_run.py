@@ -39,6 +39,8 @@ def main():
             frame_stack=4,
             replay=Replay(options.replay, sampler=samplers.Prioritized()),
             policy=policies.EpsilonGreedy(0.1),
+            n_step=5,
+            bounds=None,
             batch_size=options.batch_size,
             updates_per_step=options.updates_per_step,
             target_update=250,

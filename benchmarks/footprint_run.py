@@ -42,6 +42,8 @@ def measure(capacity, directory, *, updates):
             build_model(),
             eval_env=Unplayed,
             frame_stack=4,
+            n_step=5,
+            bounds=None,
             batch_size=32,
             replay=Replay(capacity, sampler=samplers.Prioritized()),
             policy=policies.EpsilonGreedy(1.0),

@@ -30,6 +30,8 @@ def make_trainer(*, capacity, batch_size, updates_per_call, place=None):
         frame_stack=4,
         replay=Replay(capacity, sampler=samplers.Prioritized(), device=place),
         policy=policies.EpsilonGreedy(1.0),
+        n_step=5,
+        bounds=None,
         batch_size=batch_size,
         updates_per_call=updates_per_call,
         learning_starts=2 * capacity,  # no update while the replay is filled

@@ -106,6 +106,8 @@ def filled_trainer(*, capacity, updates_per_call, net="mlp"):
         **more,
         replay=Replay(capacity, sampler=samplers.Prioritized()),
         policy=policies.EpsilonGreedy(1.0),
+        n_step=5,
+        bounds=None,
         batch_size=BATCH_SIZE[net],
         updates_per_call=updates_per_call,
         learning_starts=2 * capacity,  # no update while the replay is filled

@@ -49,9 +49,10 @@ FACTORS = {
     },
     "n-step": {
         "1": lambda: _trainer(n_step=1),
+        "2": lambda: _trainer(n_step=2),
         "3": lambda: _trainer(n_step=3),
         "5": lambda: _trainer(n_step=5),
-        "5 to 1": lambda: _trainer(n_step=schedules.linear(5, 1, steps=100_000)),
+        "5, no lower bound": lambda: _trainer(n_step=5, bounds=None),
     },
     "lower bound": {
         "off": lambda: _trainer(bounds=None),
@@ -65,7 +66,6 @@ FACTORS = {
     },
     "optimizer": {
         "Adam 1e-3, Huber": lambda: _model(),
-        "Adam 5e-4, squared": lambda: _model(learning_rate=5e-4, loss="mse"),
         "Adam 1e-3, squared": lambda: _model(learning_rate=1e-3, loss="mse"),
         "Adam 5e-4, Huber": lambda: _model(learning_rate=5e-4, loss="huber"),
     },
@@ -84,8 +84,8 @@ DEFAULTS = {
     "target": "double",
     "head": "linear",
     "replay": "uniform",
-    "n-step": "5",
-    "lower bound": "off",
+    "n-step": "2",
+    "lower bound": "He, weight 4",
     "exploration": "every step anew",
     "optimizer": "Adam 1e-3, Huber",
     "evaluated": "average of the weights",

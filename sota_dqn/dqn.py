@@ -27,6 +27,8 @@ from sota_dqn.types import NextState, recorded
 
 __all__ = ["DQNLearner", "DQNTrainer"]
 
+DEFAULT_BOUNDS = Bounds()
+
 
 @recorded
 class DQNTrainer(Trainer):
@@ -62,13 +64,14 @@ class DQNTrainer(Trainer):
             integer from 1 on, the updates between two copies; None for no target model. A blended one is an average of
             the last weights, which is what `model` has outside of updates, to be evaluated and saved.
         n_step: Steps of reward before the bootstrap, or a schedule of them that does not rise, rounded: a long return
-            learns fast, a short one depends less on what older policies did (Schwarzer et al. 2023 take ten to three).
+            learns fast, a short one depends less on what older policies did (Schwarzer et al. 2023 take ten to three);
+            the longer ones that `bounds` sees only ever raise a value.
         discount: gamma, per environment step, in [0, 1].
         rescaling: `returns.Rescaling`, where the model is to learn squashed values, or None. Targets and bounds are
             unsquashed to be computed; `q`, `td_error`, policies and penalties see values as the model gives them.
         sequences: `Sequences`, what a recurrent model is trained on; None for its defaults.
         bounds: `returns.Bounds`, which bounds a penalty sees, only lower ones with recurrent models; None for no
-            penalty.
+            penalty, which spares the passes of the target model that bounds take.
         penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound` of the model's
             own loss where there are bounds.
         batch_size: Windows in one update.
@@ -101,11 +104,11 @@ class DQNTrainer(Trainer):
         policy=None,
         target=targets.double,
         target_update=0.01,
-        n_step=5,
+        n_step=2,
         discount=0.99,
         rescaling=None,
         sequences=None,
-        bounds=None,
+        bounds=DEFAULT_BOUNDS,
         penalty=None,
         batch_size=64,
         updates_per_step=0.5,

@@ -55,6 +55,8 @@ def settings(task, memory, *, corridor=10):
         **({"sequences": Sequences(length, burn_in=5)} if memory == "lstm" else {}),
         "policy": policies.EpsilonGreedy(schedules.linear(1.0, 0.05, steps=exploring[task])),
         "discount": {"tmaze": 0.98, "cartpole": 0.99}[task],
+        "n_step": 5,
+        "bounds": None,
         "batch_size": 32,
         "updates_per_step": 0.25,
         "report_every": {"tmaze": 1_000, "cartpole": 2_000}[task],
