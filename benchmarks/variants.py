@@ -4,6 +4,7 @@ To add a factor, add its levels to `FACTORS` and its default to `DEFAULTS`.
 """
 
 from sota_dqn import Replay, callbacks, losses, policies, returns, samplers, schedules, targets
+from sota_dqn.dqn import DEFAULT_BOUNDS
 
 __all__ = ["DEFAULTS", "FACTORS", "variants"]
 
@@ -56,7 +57,7 @@ FACTORS = {
     },
     "lower bound": {
         "off": lambda: _trainer(bounds=None),
-        "He, weight 4": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.lower_bound(weight=4.0)),
+        "He, weight 4": lambda: _trainer(bounds=DEFAULT_BOUNDS),  # 4 is what `lower_bound` has by default
         "He, weight 0.25": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.lower_bound(weight=0.25)),
         "linear": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.linear_lower_bound()),
     },

@@ -456,6 +456,7 @@ def test_first_priorities_are_the_errors_of_the_learner():
         actors=1,
         replay=Replay(ROWS, sampler=sampler),
         learning_starts=5_000,
+        bounds=None,
         discount=0.5,
         policy=policies.Random(),
     )

@@ -90,6 +90,7 @@ def trained(tmp_path_factory):
         replay=Replay(100),
         batch_size=4,
         n_step=3,
+        bounds=None,
         learning_starts=20,
         report_every=20,
         policy=policies.Boltzmann(0.5),

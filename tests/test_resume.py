@@ -55,6 +55,7 @@ SCENARIOS = {
         target=targets.maximum,
         target_update=10,
         n_step=1,
+        bounds=None,
     ),
     "returns to go": dict(
         bounds=returns.Bounds(2, upper=True, return_to_go=True),

@@ -41,6 +41,7 @@ def build(env="CartPole-v1", model=None, **settings):
     settings = {
         "sequences": Sequences(LENGTH, burn_in=BURN_IN, period=3),
         "n_step": N,
+        "bounds": None,
         "discount": DISCOUNT,
         "replay": Replay(240, sampler=samplers.Prioritized()),
         "learning_starts": 60,
