@@ -234,20 +234,20 @@ class DQNLearner(Learner):
         self.unsquash = rescaling.unsquash if rescaling else unchanged
         self.bounds = bounds
         self.penalty = penalty
+        self.next_horizon = None  # the bounds' horizon that ends where the n-step return does
+        if bounds and not callable(n_step) and 2 <= n_step <= bounds.horizons + 1:
+            self.next_horizon = n_step - 2
         super().__init__(model, optimizer, replay, **settings)
 
     def update(self, uniform, step, number):
         """Makes one update: sample, target, loss, gradient, priorities, target model."""
         read = self._read if self.replay.on_host else self.program.fused(self._read)
         sample, returns, discounts, observation, next_observation = read(uniform, step)
-        next_state = NextState(
-            values=self.values(next_observation),
-            target_values=self.target_values(next_observation),
-            step=step,
-        )
+        lower, upper, after = self.bounds_of(sample) if self.bounds else (None, None, None)
+        judged = self.target_values(next_observation) if self.next_horizon is None else after[:, self.next_horizon]
+        next_state = NextState(values=self.values(next_observation), target_values=judged, step=step)
         next_values = targets.checked(self.target(next_state), next_state)  # [B]
         y = self.squash(bootstrapped(returns, discounts, self.unsquash(next_values)))  # [B]
-        lower, upper = self.bounds_of(sample) if self.bounds else (None, None)
 
         def loss():
             q = value_of(self.values(observation, training=True), sample.window.action[:, 0])
@@ -275,19 +275,20 @@ class DQNLearner(Learner):
         self.update_target(number)
 
     def bounds_of(self, sample):
-        """Returns the lower and upper bounds of `returns.py` on the values of the drawn actions, `[B]` each.
-
-        The target model sees the states of all horizons in one batch.
+        """Returns the lower and upper bounds of `returns.py` on the values of the drawn actions, `[B]` each, and the
+        target model's values of the states of all horizons, which it sees in one batch, `[B, K, A]`.
         """
         horizons = self.bounds.horizons
         returns, discounts, lengths = (x[:, 2 : horizons + 2] for x in partial_returns(sample.window, self.discount))
-        values = self.unsquash(ops.max(self._values_around(sample.rows, lengths), axis=-1))  # [B, K]
+        after = self._values_around(sample.rows, lengths)  # [B, K, A]
+        values = self.unsquash(ops.max(after, axis=-1))  # [B, K]
         lower = self.squash(lower_bound(returns, discounts, values, sample.return_to_go))
         if not self.bounds.upper:
-            return lower, ops.full_like(lower, float("inf"))
+            return lower, ops.full_like(lower, float("inf")), after
         back = ops.broadcast_to(ops.arange(-horizons - 1, -1, dtype="int32"), ops.shape(lengths))
         taken = value_of(self._values_around(sample.rows, back), sample.past.action[:, :-1])  # [B, K]
-        return lower, self.squash(upper_bound(sample.past, sample.connected, self.unsquash(taken), self.discount))
+        upper = upper_bound(sample.past, sample.connected, self.unsquash(taken), self.discount)
+        return lower, self.squash(upper), after
 
     def _values_around(self, rows, distances):
         """Returns the target model's values `distances` (`[B, K]`) rows after each of `rows` (`[B]`): `[B, K, A]`."""
