@@ -217,6 +217,13 @@ def test_update_with_bounds_agrees_with_the_oracle(bounds, penalty):
     check_against_oracle(settings, oracle, returns=bounds.return_to_go)
 
 
+@pytest.mark.parametrize("n_step", [1, 2, 4, 5])
+def test_bounds_of_two_to_four_steps_beside_a_target_of_n_steps(n_step):
+    settings = {"bounds": Bounds(3), "penalty": HE[0], "target": targets.double, "n_step": n_step, "target_update": 0.2}
+    oracle = {"bounds": Bounds(3), "penalty": HE[1], "target": reference.double}
+    check_against_oracle(settings, oracle)
+
+
 @pytest.mark.parametrize("bounds", [None, Bounds(3), Bounds(2, upper=True, return_to_go=True)])
 def test_rescaled_update_agrees_with_the_oracle(bounds):
     epsilon = 0.01
