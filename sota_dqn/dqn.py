@@ -244,7 +244,10 @@ class DQNLearner(Learner):
         read = self._read if self.replay.on_host else self.program.fused(self._read)
         sample, returns, discounts, observation, next_observation = read(uniform, step)
         lower, upper, after = self.bounds_of(sample) if self.bounds else (None, None, None)
-        judged = self.target_values(next_observation) if self.next_horizon is None else after[:, self.next_horizon]
+        if after is None or self.next_horizon is None:
+            judged = self.target_values(next_observation)
+        else:
+            judged = after[:, self.next_horizon]
         next_state = NextState(values=self.values(next_observation), target_values=judged, step=step)
         next_values = targets.checked(self.target(next_state), next_state)  # [B]
         y = self.squash(bootstrapped(returns, discounts, self.unsquash(next_values)))  # [B]

@@ -214,7 +214,7 @@ def single_threaded():
     """Has programs on the CPU run in the thread that calls them."""
     if not jax.config.read("jax_cpu_enable_async_dispatch"):
         return
-    devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined, unused-ignore]  # JAX 0.12 knows it
     for number in (devices + 2, devices):  # a change raises RuntimeError if it is too late
         jax.config.update("jax_num_cpu_devices", number)
     jax.config.update("jax_cpu_enable_async_dispatch", False)
