@@ -29,6 +29,7 @@ __all__ = ["DQNLearner", "DQNTrainer"]
 
 # Ours, with returns of two steps: chosen on the four tasks of classic control together, see the README.
 DEFAULT_BOUNDS = Bounds()
+BOUNDS_WEIGHT = 0.25  # that of the released code of He et al.; the paper's 4 trusts the target model's noise too much
 
 
 @recorded
@@ -39,7 +40,7 @@ class DQNTrainer(Trainer):
     `[B, T, *O]` to `[B, T, A]`, whose state is carried from step to step, and which learns from sequences. Inputs named
     `previous_action` (`[B, A]`, one-hot) and `previous_reward` (`[B, 1]`, as it is learned from), with T likewise, are
     fed beside the observation; both are zero at an episode's first step. A compiled model brings its own optimizer and
-    loss; one that is not is compiled with Adam (1e-3, the gradient's norm clipped to 10) and the Huber loss.
+    loss; one that is not is compiled with Adam (1e-3, the gradient's norm clipped to 10) and the squared error.
 
     Args:
         env: An environment id, an `Atari` game, a callable that returns a `gymnasium.Env` (it takes `render_mode` when
@@ -62,8 +63,10 @@ class DQNTrainer(Trainer):
             epsilon-greedy, 1 to 0.05 in 20,000 steps.
         target: A function `NextState -> [B]`, see `targets`.
         target_update: In (0, 1), the part of the model that is blended into the target model after every update; an
-            integer from 1 on, the updates between two copies; None for no target model. A blended one is an average of
-            the last weights, which is what `model` has outside of updates, to be evaluated and saved.
+            integer from 1 on, the updates between two copies; None for no target model.
+        average: In (0, 1), the share of the updates so far, counted from the last one back, over which weights are
+            averaged. The average is what `model` has outside of updates, to be evaluated and saved. None for the last
+            weights.
         n_step: Steps of reward before the bootstrap, or a schedule of them that does not rise, rounded: a long return
             learns fast, a short one depends less on what older policies did (Schwarzer et al. 2023 take ten to three);
             the longer ones that `bounds` sees only ever raise a value.
@@ -73,8 +76,8 @@ class DQNTrainer(Trainer):
         sequences: `Sequences`, what a recurrent model is trained on; None for its defaults.
         bounds: `returns.Bounds`, which bounds a penalty sees, only lower ones with recurrent models; None for no
             penalty, which spares the passes of the target model that bounds take.
-        penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound` of the model's
-            own loss where there are bounds.
+        penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound` of weight 0.25 and
+            the model's own loss where there are bounds.
         batch_size: Windows in one update.
         updates_per_step: Gradient steps per environment step, kept exact over any number of environments.
         updates_per_call: Updates in one compiled call; None for what fits `num_envs`, at least 8, or for 1 where a loop
@@ -105,7 +108,8 @@ class DQNTrainer(Trainer):
         policy=None,
         target=targets.double,
         target_update=0.01,
-        n_step=2,
+        average=0.05,
+        n_step=3,
         discount=0.99,
         rescaling=None,
         sequences=None,
@@ -118,9 +122,10 @@ class DQNTrainer(Trainer):
         report_every=2_000,
         seed=0,
     ):
-        _check_learning(target, target_update, n_step, discount, rescaling, bounds, penalty)
+        _check_learning(target, target_update, average, n_step, discount, rescaling, bounds, penalty)
         self.target = target
         self.target_update = target_update
+        self.average = average
         self.n_step = n_step
         self.discount = discount
         self.rescaling = rescaling
@@ -150,12 +155,10 @@ class DQNTrainer(Trainer):
     def build(self):
         """Builds the replay and returns the learner."""
         if not self.model.compiled:
-            # Ours: the average of the weights, which is what is evaluated, stands twice the learning rate that one
-            # snapshot does; at that rate the squared error without bounds missed MountainCar in half
-            # of the trials.
-            optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=10.0)
-            self.model.compile(optimizer=optimizer, loss=keras.losses.Huber())
-        loss = losses.from_keras(self.model.loss or keras.losses.Huber())
+            # Ours, with `n_step`, `average` and the weight below: `benchmarks/RESULTS.md` has the trials of them. With
+            # the Huber loss policies were soon good and did not stay so.
+            self.model.compile(optimizer=keras.optimizers.Adam(1e-3, global_clipnorm=10.0), loss="mse")
+        loss = losses.from_keras(self.model.loss or "mse")
         settings = {
             "target": self.target,
             "loss": loss,
@@ -163,13 +166,16 @@ class DQNTrainer(Trainer):
             "discount": self.discount,
             "rescaling": self.rescaling,
             "target_update": self.target_update,
+            "average": self.average,
             "batch_size": self.batch_size,
             "updates_per_call": self.updates_per_call,
             "random": self.random["sampling"],
         }
         bounds = self.bounds
         settings["bounds"] = bounds
-        settings["penalty"] = losses.lower_bound(loss=loss) if bounds and self.penalty is None else self.penalty
+        settings["penalty"] = self.penalty
+        if bounds and self.penalty is None:
+            settings["penalty"] = losses.lower_bound(BOUNDS_WEIGHT, loss=loss)
         reach = longest(self.n_step)  # rows after a trained one
         if bounds is not None:
             reach = max(reach, bounds.horizons + 1)
@@ -301,7 +307,7 @@ class DQNLearner(Learner):
         return ops.reshape(values, (*distances.shape, values.shape[-1]))
 
 
-def _check_learning(target, target_update, n_step, discount, rescaling, bounds, penalty):
+def _check_learning(target, target_update, average, n_step, discount, rescaling, bounds, penalty):
     """Raises ValueError or TypeError where an argument of the algorithm is out of range."""
     for name, function in (("target", target), ("penalty", penalty)):
         given = callable(function) and not isinstance(function, type)
@@ -313,6 +319,8 @@ def _check_learning(target, target_update, n_step, discount, rescaling, bounds, 
             "Argument `target_update` must be a number between 0 and 1, an integer of at least 1, or None. "
             f"Received: target_update={target_update!r}"
         )
+    if average is not None and not (is_number(average) and 0 < average < 1):
+        raise ValueError(f"Argument `average` must be a number between 0 and 1, or None. Received: average={average!r}")
     _check_n_step(n_step)
     check_probability(discount=discount)
     if rescaling is not None and not isinstance(rescaling, Rescaling):

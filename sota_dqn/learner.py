@@ -6,7 +6,6 @@ paper.
 
 import abc
 import contextlib
-import itertools
 from typing import Any
 
 import keras
@@ -17,6 +16,8 @@ from sota_dqn import backend
 from sota_dqn.models import has_convolutions, model_inputs, previous_inputs
 
 __all__ = ["Learner"]
+
+AVERAGE_EVERY = 8  # updates between two additions to the average: each reads and writes all weights
 
 
 class Learner(abc.ABC):
@@ -29,6 +30,8 @@ class Learner(abc.ABC):
         target_update: In (0, 1): the part of the model that is blended into the target model after every update. An
             integer from 1 on: the updates between two copies. None: there is no target model, the model's own values
             stand in.
+        average: In (0, 1): the share of the updates so far over which the weights are averaged that `settle` shows.
+            None: it shows the last ones.
         batch_size: B, windows in one update.
         updates_per_call: K, updates in one call of the compiled program.
         random: The `numpy.random.Generator` that draws for the sampler.
@@ -38,12 +41,13 @@ class Learner(abc.ABC):
     metrics = ("loss", "q", "td_error")  # what `update` returns, float32 scalars
 
     def __init__(
-        self, model, optimizer, replay, *, target_update, batch_size, updates_per_call, random, recurrent=None
+        self, model, optimizer, replay, *, target_update, average=None, batch_size, updates_per_call, random, recurrent=None
     ):
         self.model = model
         self.optimizer = optimizer
         self.replay = replay
         self.target_update = target_update
+        self.average = average
         self.batch_size = batch_size
         self.updates_per_call = updates_per_call
         self.random = random
@@ -54,19 +58,19 @@ class Learner(abc.ABC):
         self.trainable_variables = [*model.trainable_variables, *initial]
         self.target_variables = []
         if target_update is not None:
-            self.target_variables = [_copy(variable) for variable in self.model_variables]
-        self._averaged: list = []  # the model's variables of which the target model's are an average
-        self._averages: list = []
-        if target_update is not None and target_update < 1:
-            floating = [keras.backend.is_float_dtype(variable.dtype) for variable in self.model_variables]
-            self._averaged = [*itertools.compress(self.model_variables, floating)]
-            self._averages = [*itertools.compress(self.target_variables, floating)]
+            self.target_variables = [_copy(variable, "target") for variable in self.model_variables]
+        floating = [variable for variable in self.model_variables if keras.backend.is_float_dtype(variable.dtype)]
+        self._averaged = [] if average is None else floating
+        self.average_variables = [_copy(variable, "average", least="float32") for variable in self._averaged]
         self._trained: Any = None  # while the averages are in the model: what is trained
         self._shown: list = []  # and the arrays that the model was given
         if not optimizer.built:
             optimizer.build(self.trainable_variables)
         _check_optimizer(optimizer, self.trainable_variables)
+        self._in_turn = updates_per_call < AVERAGE_EVERY  # not every call adds to the average
         trained = [*self.model_variables, *optimizer.variables, *self.target_variables]
+        if not self._in_turn:
+            trained += self.average_variables
         written = {id(variable) for variable in [*trained, *replay.sampler.variables]}
         stored = [variable for variable in replay.variables if id(variable) not in written]
         plan = backend.plan(convolutions=has_convolutions(model), host_rows=replay.on_host)
@@ -76,6 +80,8 @@ class Learner(abc.ABC):
         self._add = writing.compile(replay.add)
         self._set_returns = writing.compile(replay.set_returns)
         self._cut = writing.compile(replay.cut)
+        averaging = backend.Program(self._averaged, self.average_variables, backend.Plan(False, True, False))
+        self._add_to_average = averaging.compile(self._blend)
 
     @abc.abstractmethod
     def update(self, uniform, step, number):
@@ -93,7 +99,7 @@ class Learner(abc.ABC):
     @property
     def variables(self):
         """All variables whose values make up the state of learning, the replay's excepted."""
-        return [*self.model_variables, *self.optimizer.variables, *self.target_variables]
+        return [*self.model_variables, *self.optimizer.variables, *self.target_variables, *self.average_variables]
 
     def add(self, rows, steps, count, states=(), td_error=()):
         """Writes a chunk of rows to the replay; see `Replay.add`."""
@@ -119,8 +125,14 @@ class Learner(abc.ABC):
         times = self.updates_per_call
         uniform = self.random.random((times, self.batch_size), dtype="float32")
         numbers = np.arange(self.updates + 1, self.updates + times + 1, dtype="int32")
+        due = self.updates // AVERAGE_EVERY < (self.updates + times) // AVERAGE_EVERY
         self.updates += times
-        return self._learn(uniform, np.full(times, step, "float32"), numbers)
+        part = min(1.0, max(times, AVERAGE_EVERY) / (self.average * self.updates)) if self._averaged else 0.0
+        part = np.asarray(part, "float32")
+        learned = self._learn(uniform, np.full(times, step, "float32"), numbers, part)
+        if self._in_turn and due:
+            self._add_to_average(part)
+        return learned
 
     @contextlib.contextmanager
     def training(self):
@@ -133,14 +145,16 @@ class Learner(abc.ABC):
             self.settle()
 
     def settle(self):
-        """Gives the model the weights of a blended target model, and keeps those that are trained.
+        """Gives the model the average of its weights, and keeps those that are trained.
 
-        They are an average of the last trained ones, which wavers less (Polyak and Juditsky, 1992): it is what is
-        evaluated and saved. Weights that a user sets then are trained from there on. Where the target model is not
-        blended, the model is left alone.
+        One snapshot wavers from update to update, an average does not (Polyak and Juditsky, 1992). Its span grows with
+        the training, as that of Karras et al., 2024, whose power function has the exponent `1 / average - 1`: new
+        weights soon count while everything changes, and the longer it lasts, the calmer it is. It is what is evaluated
+        and saved. Weights that a user sets then are trained from there on. Without an average the model is left alone.
         """
         self._trained = [ops.copy(variable.value) for variable in self._averaged]
-        self._shown = [ops.copy(target.value) for target in self._averages]
+        pairs = zip(self.average_variables, self._averaged, strict=True)
+        self._shown = [ops.copy(ops.cast(average.value, variable.dtype)) for average, variable in pairs]
         _assign(self._averaged, self._shown)
 
     @contextlib.contextmanager
@@ -215,15 +229,24 @@ class Learner(abc.ABC):
             self._trained = None
 
     def _take_up(self):
-        """Has a target model begin where a user has set the weights, and these be the trained ones."""
+        """Has the target model and the average begin where a user has set the weights, and these be the trained ones."""
         changed = self._trained is not None and not all(map(_holds, self._averaged, self._shown))
-        if self.target_update is not None and (changed or not self.updates):
-            _assign(self.target_variables, [ops.copy(variable.value) for variable in self.model_variables])
+        if changed or not self.updates:
+            _assign(self.average_variables, [ops.copy(variable.value) for variable in self._averaged])
+            if self.target_update is not None:
+                _assign(self.target_variables, [ops.copy(variable.value) for variable in self.model_variables])
         if changed:
             self.settle()
 
-    def _updates(self, uniform, step, number):
-        return self.program.repeat(self.update, (uniform, step, number), self.metrics)
+    def _blend(self, part):
+        for variable, average in zip(self._averaged, self.average_variables, strict=True):
+            average.assign(part * variable.value + (1.0 - part) * average.value)
+
+    def _updates(self, uniform, step, number, part):
+        metrics = self.program.repeat(self.update, (uniform, step, number), self.metrics)
+        if not self._in_turn:
+            self._blend(part)
+        return metrics
 
 
 def _check_optimizer(optimizer, variables):
@@ -247,8 +270,8 @@ def _holds(variable, value):
     return variable.value is value or np.array_equal(*map(ops.convert_to_numpy, (variable.value, value)))
 
 
-def _copy(variable):
-    """Returns a variable of the same value that no optimizer sees."""
-    return keras.Variable(
-        ops.copy(variable.value), dtype=variable.dtype, trainable=False, autocast=False, name=f"target_{variable.name}"
-    )
+def _copy(variable, role, *, least=None):
+    """Returns a variable of the same value that no optimizer sees, of a float type not narrower than `least`."""
+    dtype = keras.backend.result_type(variable.dtype, least) if least else variable.dtype
+    value = ops.copy(ops.cast(variable.value, dtype))
+    return keras.Variable(value, dtype=dtype, trainable=False, autocast=False, name=f"{role}_{variable.name}")

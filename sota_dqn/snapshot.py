@@ -173,6 +173,7 @@ def _variables(trainer, replay):
         "model": trainer.learner.trained(),
         "optimizer": trainer.learner.optimizer.variables,
         "target": trainer.learner.target_variables,
+        "average": trainer.learner.average_variables,
         "replay": trainer.replay.variables if replay else [],
     }
     return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}

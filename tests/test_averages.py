@@ -1,4 +1,4 @@
-"""Outside of training the model has the average of its last weights, where the target model is blended."""
+"""Outside of training the model has an average of its weights over the last part of the updates."""
 
 import keras
 import numpy as np
@@ -19,14 +19,14 @@ def same(one, other):
 
 
 class Weights(callbacks.Callback):
-    """Keeps the model's weights, and the target model's, as callbacks see them."""
+    """Keeps the model's weights, and their average, as callbacks see them."""
 
     def __init__(self):
         super().__init__()
         self.epochs, self.batches = [], []
 
     def _both(self):
-        return arrays(self.trainer.model.variables), arrays(self.trainer.learner.target_variables)
+        return arrays(self.trainer.model.variables), arrays(self.trainer.learner.average_variables)
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append(self._both())
@@ -37,53 +37,63 @@ class Weights(callbacks.Callback):
 
 def test_the_average_of_the_weights_is_in_the_model_outside_of_updates():
     seen = Weights()
-    trainer = make(target_update=0.3)
+    trainer = make(average=0.3)
     trainer.train(steps=240, callbacks=[seen], verbose=0)
     learner = trainer.learner
-    assert same(trainer.model.variables, learner.target_variables)
+    assert same(trainer.model.variables, learner.average_variables)
     assert not same(trainer.model.variables, learner.trained())
-    assert len(seen.epochs) == 4 and all(same(model, target) for model, target in seen.epochs)
-    assert seen.batches and not any(same(model, target) for model, target in seen.batches)
+    assert len(seen.epochs) == 4 and all(same(model, average) for model, average in seen.epochs)
+    assert any(not same(model, average) for model, average in seen.batches)
 
 
-def test_it_is_the_average_that_blending_gives():
-    start = arrays(network(4, 2).variables)
-    trainer = make(target_update=0.25, updates_per_call=1, updates_per_step=0.05)
+@pytest.mark.parametrize(("updates_per_call", "target_update"), [(1, None), (3, 7), (8, 0.25), (12, 0.25)])
+def test_it_is_the_average_over_the_last_part_of_the_updates(updates_per_call, target_update):
+    average = arrays(network(4, 2).variables)
+    trainer = make(target_update=target_update, average=0.1, updates_per_call=updates_per_call, updates_per_step=0.5)
     seen = []
 
     class Trained(callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             seen.append(arrays(self.trainer.model.variables))
 
-    trainer.train(steps=120, callbacks=[Trained()], verbose=0)
-    average = start
-    for weights in seen:
-        average = [0.25 * w + 0.75 * a for w, a in zip(weights, average, strict=True)]
-    assert len(seen) == trainer.updates > 2
+    trainer.train(steps=360, callbacks=[Trained()], verbose=0)
+    assert len(seen) * updates_per_call == trainer.updates > 140
+    for number, weights in enumerate(seen, 1):
+        updates = number * updates_per_call
+        if updates // 8 > (updates - updates_per_call) // 8:
+            part = min(1.0, max(8, updates_per_call) / (0.1 * updates))
+            average = [part * w + (1 - part) * a for w, a in zip(weights, average, strict=True)]
     for ours, expected in zip(arrays(trainer.model.variables), average, strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("target_update", [None, 7])
-def test_without_a_blended_target_model_the_last_weights_stay(target_update):
+@pytest.mark.parametrize("target_update", [None, 7, 0.1])
+def test_without_an_average_the_last_weights_stay(target_update):
     seen = Weights()
-    trainer = make(target_update=target_update)
+    trainer = make(target_update=target_update, average=None)
     trainer.train(steps=120, callbacks=[seen], verbose=0)
+    assert trainer.learner.average_variables == []
     assert same(trainer.model.variables, seen.batches[-1][0])
     assert same(trainer.model.variables, trainer.learner.trained())
+
+
+@pytest.mark.parametrize("average", [0, 1, 1.5, -0.1, "0.1", True, float("nan")])
+def test_an_average_that_is_no_share_is_refused(average):
+    with pytest.raises(ValueError, match="`average` must be a number between 0 and 1, or None"):
+        make(average=average)
 
 
 def test_where_epochs_end_does_not_matter():
     runs = []
     for report_every in (60, 240):
-        trainer = make(target_update=0.05, report_every=report_every)
+        trainer = make(average=0.5, report_every=report_every)
         trainer.train(steps=240, verbose=0)
-        runs.append([*arrays(trainer.learner.trained()), *arrays(trainer.learner.target_variables)])
+        runs.append([*arrays(trainer.learner.trained()), *arrays(trainer.learner.average_variables)])
     assert same(*runs)
 
 
 def test_an_evaluation_a_file_and_a_checkpoint_play_the_average(tmp_path):
-    trainer = make(target_update=0.1)
+    trainer = make(average=0.1)
     kept = callbacks.Evaluation(120, episodes=2, best_model=tmp_path / "best.keras")
     keras_kept = keras.callbacks.ModelCheckpoint(str(tmp_path / "last.keras"))
     trainer.train(steps=120, callbacks=[kept, keras_kept], verbose=0)
@@ -105,13 +115,13 @@ def test_a_checkpoint_of_a_callback_on_episodes_plays_the_average(tmp_path):
 
     class Save(callbacks.Callback):
         def on_episode_end(self, episode, logs=None):
-            if not kept and self.trainer.updates:
+            if not kept and self.trainer.updates > 20:
                 before = arrays(self.trainer.model.variables)
                 self.trainer.save(tmp_path)
                 assert same(self.trainer.model.variables, before)
-                kept.append((before, arrays(self.trainer.learner.target_variables)))
+                kept.append((before, arrays(self.trainer.learner.average_variables)))
 
-    make(target_update=0.1).train(steps=240, callbacks=[Save()], verbose=0)
+    make(average=0.5).train(steps=240, callbacks=[Save()], verbose=0)
     trained, average = kept[0]
     assert same(DQNInference(tmp_path).model.variables, average) and not same(trained, average)
     loaded = DQNTrainer.load(tmp_path)
@@ -133,12 +143,14 @@ def test_weights_that_a_user_sets_are_trained_from_there_on(tmp_path):
 
     class First(callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            first.append((arrays(self.trainer.model.variables), arrays(self.trainer.learner.target_variables)))
+            learner = self.trainer.learner
+            first.append((self.trainer.model.variables, learner.target_variables, learner.average_variables))
+            first[-1] = [arrays(group) for group in first[-1]]
 
     for one in (trainer, loaded):
         first.clear()
         one.train(steps=60, callbacks=[First()], verbose=0)
-        assert same(first[0][0], weights) and same(first[0][1], weights)
+        assert all(same(group, weights) for group in first[0])
     assert same(trainer.learner.trained(), loaded.learner.trained())
 
 
@@ -150,7 +162,8 @@ def test_a_target_model_begins_where_the_first_training_does(target_update):
     trainer.model.set_weights(weights)
     trainer.train(steps=20, verbose=0)
     assert trainer.updates == 0
-    assert same(trainer.model.variables, weights) and same(trainer.learner.target_variables, weights)
+    groups = trainer.model.variables, trainer.learner.target_variables, trainer.learner.average_variables
+    assert all(same(group, weights) for group in groups)
 
 
 def test_statistics_of_layers_are_averaged_and_integers_are_not():
@@ -161,12 +174,13 @@ def test_statistics_of_layers_are_averaged_and_integers_are_not():
         keras.layers.Dense(2),
     ]
     model = keras.Sequential([keras.Input((4,)), *layers])
-    trainer = make(model=model, target_update=0.1)
+    trainer = make(model=model)
     seeds = [v for v in model.variables if not keras.backend.is_float_dtype(v.dtype)]
     before = arrays(seeds)
     trainer.train(steps=120, verbose=0)
     assert seeds and not same(seeds, before)  # random numbers go on
-    assert same(model.layers[1].non_trainable_variables[:2], trainer.learner.target_variables[4:6])
+    assert same(model.layers[1].non_trainable_variables[:2], trainer.learner.average_variables[4:6])
+    assert not same(trainer.learner.average_variables[4:6], trainer.learner.trained()[4:6])
     once = arrays(seeds)
     trainer.evaluate(1)
     assert same(seeds, once)
