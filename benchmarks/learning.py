@@ -78,10 +78,9 @@ def train(task, *, seed, cap, factor=None, level=None, stop=False):
         The trainer and the `Evaluation`s.
     """
     model_settings, settings = ({}, {}) if factor is None else FACTORS[factor][level]()
-    evaluate = settings.pop("evaluation", callbacks.Evaluation)
     random.seed(seed)  # Keras's initializers draw from it; `keras.utils.set_random_seed` imports TensorFlow, on JAX too
     trainer = DQNTrainer(task.environment, build_model(task.environment, **model_settings), seed=seed, **settings)
-    evaluation = evaluate(
+    evaluation = callbacks.Evaluation(
         task.evaluate_every, episodes=EPISODES, stop_at=task.threshold if stop else None, consecutive=CONSECUTIVE
     )
     evaluations = Evaluations(task.evaluate_every)

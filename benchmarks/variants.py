@@ -3,7 +3,7 @@
 To add a factor, add its levels to `FACTORS` and its default to `DEFAULTS`.
 """
 
-from sota_dqn import Replay, callbacks, losses, policies, returns, samplers, schedules, targets
+from sota_dqn import Replay, losses, policies, samplers, schedules, targets
 from sota_dqn.dqn import DEFAULT_BOUNDS
 
 __all__ = ["DEFAULTS", "FACTORS", "variants"]
@@ -24,16 +24,7 @@ def _epsilon_greedy(hold):
     return policies.EpsilonGreedy(schedules.linear(1.0, 0.05, steps=20_000), hold=hold)
 
 
-class LastWeights(callbacks.Evaluation):
-    """Evaluates the weights that are trained, and not their average."""
-
-    def on_epoch_end(self, epoch, logs=None):
-        with self.trainer.learner.training():
-            super().on_epoch_end(epoch, logs)
-
-
-# Each level is a function that returns the settings of `learning.build_model` and those of `DQNTrainer`, among which
-# `evaluation` is the class of the callback that evaluates.
+# Each level is a function that returns the settings of `learning.build_model` and those of `DQNTrainer`.
 FACTORS = {
     "target": {
         "double": lambda: _trainer(target=targets.double),
@@ -57,22 +48,22 @@ FACTORS = {
     },
     "lower bound": {
         "off": lambda: _trainer(bounds=None),
-        "He, weight 4": lambda: _trainer(bounds=DEFAULT_BOUNDS),  # 4 is what `lower_bound` has by default
-        "He, weight 0.25": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.lower_bound(weight=0.25)),
-        "linear": lambda: _trainer(bounds=returns.Bounds(), penalty=losses.linear_lower_bound()),
+        "He, weight 0.25": lambda: _trainer(bounds=DEFAULT_BOUNDS),
+        "He, weight 4": lambda: _trainer(penalty=losses.lower_bound(weight=4.0, loss=losses.squared)),
+        "linear": lambda: _trainer(penalty=losses.linear_lower_bound(loss=losses.squared)),
     },
     "exploration": {
         "every step anew": lambda: _trainer(policy=_epsilon_greedy(hold=1)),
         "held, at most 20 steps": lambda: _trainer(policy=_epsilon_greedy(hold=20)),
     },
     "optimizer": {
-        "Adam 1e-3, Huber": lambda: _model(),
-        "Adam 1e-3, squared": lambda: _model(learning_rate=1e-3, loss="mse"),
-        "Adam 5e-4, Huber": lambda: _model(learning_rate=5e-4, loss="huber"),
+        "Adam 1e-3, squared": lambda: _model(),
+        "Adam 1e-3, Huber": lambda: _model(learning_rate=1e-3, loss="huber"),
+        "Adam 5e-4, squared": lambda: _model(learning_rate=5e-4, loss="mse"),
     },
     "evaluated": {
         "average of the weights": lambda: _trainer(),
-        "last weights": lambda: _trainer(evaluation=LastWeights),
+        "last weights": lambda: _trainer(average=None),
     },
     "normalization": {
         "LayerNorm": lambda: _model(layer_norm=True),
@@ -85,10 +76,10 @@ DEFAULTS = {
     "target": "double",
     "head": "linear",
     "replay": "uniform",
-    "n-step": "2",
-    "lower bound": "He, weight 4",
+    "n-step": "3",
+    "lower bound": "He, weight 0.25",
     "exploration": "every step anew",
-    "optimizer": "Adam 1e-3, Huber",
+    "optimizer": "Adam 1e-3, squared",
     "evaluated": "average of the weights",
     "normalization": "LayerNorm",
 }

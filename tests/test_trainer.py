@@ -425,10 +425,10 @@ def test_a_schedule_that_does_not_rise(last):
 def test_values_are_raised_to_returns_of_more_steps_unless_that_is_switched_off():
     trainer = DQNTrainer("CartPole-v1", network(4, 2))
     bounds, penalty, n_step = trainer.learner.bounds, trainer.learner.penalty, trainer.learner.n_step
-    assert (n_step, bounds.horizons, bounds.upper, bounds.return_to_go) == (2, 4, False, False)
+    assert (n_step, bounds.horizons, bounds.upper, bounds.return_to_go) == (3, 4, False, False)
     q, target, lower = (np.array([value], "float32") for value in (1.0, 2.0, 2.5))
     raised = ops.convert_to_numpy(penalty(q, target, lower, np.array([np.inf], "float32")))
-    np.testing.assert_allclose(raised, [1.4 - 0.5], rtol=1e-6)  # Huber's of (2 + 4 * 2.5) / 5 - 1
+    np.testing.assert_allclose(raised, [1.1**2], rtol=1e-6)  # (2 + 0.25 * 2.5) / 1.25 - 1
     trainer.close()
     trainer = DQNTrainer("CartPole-v1", network(4, 2), bounds=None)
     assert trainer.learner.bounds is trainer.learner.penalty is None
