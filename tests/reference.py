@@ -51,6 +51,10 @@ def expected_sarsa(values, target_values, epsilon):
     return sum(probability * value for probability, value in zip(probabilities, target_values, strict=True))
 
 
+def squared(target, q):
+    return (target - q) ** 2
+
+
 def huber(target, q):
     error = abs(target - q)
     return 0.5 * error**2 if error <= 1 else error - 0.5

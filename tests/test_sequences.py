@@ -151,12 +151,12 @@ def expected_update(trainer, places, weights, initial):
             y = squash(gained + factor * unsquash(reference.double(q[time + taken], target[time + taken])))
             value = q[time][window["action"][time]]
             errors[i, step] = y - value
-            loss = reference.huber(y, value)
+            loss = reference.squared(y, value)
             if bounds:
                 best = [unsquash(max(one)) for one in target[time:]]
                 known = to_go[stream, start + time] if bounds.return_to_go else -np.inf
                 lower = squash(reference.lower_bound(*parts, best, bounds.horizons, DISCOUNT, known))
-                loss = reference.lower_bound_penalty(value, y, lower, np.inf, 4.0)
+                loss = reference.lower_bound_penalty(value, y, lower, np.inf, 0.25, loss=reference.squared)
             losses += weights[i] * loss
             counted += 1
     return losses / counted, errors, counted
