@@ -26,7 +26,7 @@ from sota_dqn.version import __version__
 
 __all__ = ["Checkpoint", "check_directory", "decode", "encode", "load_model", "save"]
 
-FORMAT = 3
+FORMAT = 4
 MODULES = (
     "actor_pool",
     "atari",

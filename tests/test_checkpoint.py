@@ -576,7 +576,7 @@ def test_a_model_that_would_execute_code(damaged):
 
 def test_another_version(damaged):
     change(damaged, format=999, sota_dqn="99.0")
-    with pytest.raises(ValueError, match="has format 999 .* reads format 3. It was written by version 99.0"):
+    with pytest.raises(ValueError, match="has format 999 .* reads format 4. It was written by version 99.0"):
         DQNTrainer.load(damaged)
 
 
