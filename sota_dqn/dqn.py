@@ -27,9 +27,9 @@ from sota_dqn.types import NextState, recorded
 
 __all__ = ["DQNLearner", "DQNTrainer"]
 
-# Ours, with returns of two steps: chosen on the four tasks of classic control together, see the README.
+# Ours, with returns of three steps: chosen on the four tasks of classic control together, see the README.
 DEFAULT_BOUNDS = Bounds()
-BOUNDS_WEIGHT = 0.25  # that of the released code of He et al.; the paper's 4 trusts the target model's noise too much
+BOUNDS_WEIGHT = 0.25  # that of the released code of He et al.; with the paper's 4 LunarLander is learned late
 
 
 @recorded
@@ -76,8 +76,8 @@ class DQNTrainer(Trainer):
         sequences: `Sequences`, what a recurrent model is trained on; None for its defaults.
         bounds: `returns.Bounds`, which bounds a penalty sees, only lower ones with recurrent models; None for no
             penalty, which spares the passes of the target model that bounds take.
-        penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound` of weight 0.25 and
-            the model's own loss where there are bounds.
+        penalty: A function `(q, y, lower, upper) -> [B]`, see `losses`; None for `losses.lower_bound` of weight 0.25
+            and the model's own loss where there are bounds.
         batch_size: Windows in one update.
         updates_per_step: Gradient steps per environment step, kept exact over any number of environments.
         updates_per_call: Updates in one compiled call; None for what fits `num_envs`, at least 8, or for 1 where a loop
@@ -173,9 +173,8 @@ class DQNTrainer(Trainer):
         }
         bounds = self.bounds
         settings["bounds"] = bounds
-        settings["penalty"] = self.penalty
-        if bounds and self.penalty is None:
-            settings["penalty"] = losses.lower_bound(BOUNDS_WEIGHT, loss=loss)
+        default = losses.lower_bound(BOUNDS_WEIGHT, loss=loss) if bounds else None
+        settings["penalty"] = default if self.penalty is None else self.penalty
         reach = longest(self.n_step)  # rows after a trained one
         if bounds is not None:
             reach = max(reach, bounds.horizons + 1)

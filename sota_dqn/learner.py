@@ -30,18 +30,28 @@ class Learner(abc.ABC):
         target_update: In (0, 1): the part of the model that is blended into the target model after every update. An
             integer from 1 on: the updates between two copies. None: there is no target model, the model's own values
             stand in.
-        average: In (0, 1): the share of the updates so far over which the weights are averaged that `settle` shows.
-            None: it shows the last ones.
         batch_size: B, windows in one update.
         updates_per_call: K, updates in one call of the compiled program.
         random: The `numpy.random.Generator` that draws for the sampler.
+        average: In (0, 1): the share of the updates so far over which the weights are averaged that `settle` shows.
+            None: it shows the last ones.
         recurrent: The `Recurrent` of a recurrent model, whose learned state is trained and copied with the model.
     """
 
     metrics = ("loss", "q", "td_error")  # what `update` returns, float32 scalars
 
     def __init__(
-        self, model, optimizer, replay, *, target_update, average=None, batch_size, updates_per_call, random, recurrent=None
+        self,
+        model,
+        optimizer,
+        replay,
+        *,
+        target_update,
+        batch_size,
+        updates_per_call,
+        random,
+        average=None,
+        recurrent=None,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -67,7 +77,7 @@ class Learner(abc.ABC):
         if not optimizer.built:
             optimizer.build(self.trainable_variables)
         _check_optimizer(optimizer, self.trainable_variables)
-        self._in_turn = updates_per_call < AVERAGE_EVERY  # not every call adds to the average
+        self._in_turn = updates_per_call < AVERAGE_EVERY  # not every call adds to the average, but a program of its own
         trained = [*self.model_variables, *optimizer.variables, *self.target_variables]
         if not self._in_turn:
             trained += self.average_variables
@@ -76,11 +86,12 @@ class Learner(abc.ABC):
         plan = backend.plan(convolutions=has_convolutions(model), host_rows=replay.on_host)
         self.program = backend.Program(stored, [*trained, *replay.sampler.variables], plan)
         self._learn = self.program.compile(self._updates)
-        writing = backend.Program([], replay.variables, backend.Plan(xla=False, fused=True, threads=False))
+        small = backend.Plan(xla=False, fused=True, threads=False)
+        writing = backend.Program([], replay.variables, small)
         self._add = writing.compile(replay.add)
         self._set_returns = writing.compile(replay.set_returns)
         self._cut = writing.compile(replay.cut)
-        averaging = backend.Program(self._averaged, self.average_variables, backend.Plan(False, True, False))
+        averaging = backend.Program(self._averaged, self.average_variables, small)
         self._add_to_average = averaging.compile(self._blend)
 
     @abc.abstractmethod
@@ -116,6 +127,10 @@ class Learner(abc.ABC):
     def learn(self, step):
         """Makes K updates in one compiled call, and returns before the device is done with them.
 
+        The average goes on as well: after t updates new weights count for `1 / (average * t)`, the ones before them for
+        the rest, which to the first order is the power function of Karras et al., 2024, of the exponent
+        `1 / average - 1`. Updates are taken 8 at a time, or K.
+
         Args:
             step: Environment steps so far.
 
@@ -130,7 +145,7 @@ class Learner(abc.ABC):
         part = min(1.0, max(times, AVERAGE_EVERY) / (self.average * self.updates)) if self._averaged else 0.0
         part = np.asarray(part, "float32")
         learned = self._learn(uniform, np.full(times, step, "float32"), numbers, part)
-        if self._in_turn and due:
+        if self._in_turn and due and self._averaged:
             self._add_to_average(part)
         return learned
 
@@ -147,10 +162,10 @@ class Learner(abc.ABC):
     def settle(self):
         """Gives the model the average of its weights, and keeps those that are trained.
 
-        One snapshot wavers from update to update, an average does not (Polyak and Juditsky, 1992). Its span grows with
-        the training, as that of Karras et al., 2024, whose power function has the exponent `1 / average - 1`: new
-        weights soon count while everything changes, and the longer it lasts, the calmer it is. It is what is evaluated
-        and saved. Weights that a user sets then are trained from there on. Without an average the model is left alone.
+        One snapshot wavers from update to update, an average less (Polyak and Juditsky, 1992). Its span is a share of
+        the training so far: new weights soon count while everything changes, and the longer it lasts, the calmer it is.
+        It is what is evaluated and saved. Weights that a user sets then are trained from there on. Without an average
+        the model is left alone.
         """
         self._trained = [ops.copy(variable.value) for variable in self._averaged]
         pairs = zip(self.average_variables, self._averaged, strict=True)
@@ -214,13 +229,13 @@ class Learner(abc.ABC):
         """Blends or copies the model into the target model after update `number`."""
         if self.target_update is None:
             return
-        if self.target_update < 1:
-            part = self.target_update
-        else:
-            part = ops.cast(ops.equal(number % self.target_update, 0), "float32")
+        part = self.target_update
+        if part >= 1:
+            part = ops.cast(ops.equal(number % part, 0), "float32")
         for variable, target in zip(self.model_variables, self.target_variables, strict=True):
             if keras.backend.is_float_dtype(variable.dtype):
-                target.assign(part * variable.value + (1.0 - part) * target.value)  # exact where `part` is 0 or 1
+                share = ops.cast(part, variable.dtype)
+                target.assign(share * variable.value + (1.0 - share) * target.value)  # exact where it is 0 or 1
 
     def _give_back(self):
         """Puts what is trained into the model, if it is not there already."""
@@ -229,7 +244,7 @@ class Learner(abc.ABC):
             self._trained = None
 
     def _take_up(self):
-        """Has the target model and the average begin where a user has set the weights, and these be the trained ones."""
+        """Has the target model and the average begin where a user has set the weights, and trains these."""
         changed = self._trained is not None and not all(map(_holds, self._averaged, self._shown))
         if changed or not self.updates:
             _assign(self.average_variables, [ops.copy(variable.value) for variable in self._averaged])
@@ -240,7 +255,8 @@ class Learner(abc.ABC):
 
     def _blend(self, part):
         for variable, average in zip(self._averaged, self.average_variables, strict=True):
-            average.assign(part * variable.value + (1.0 - part) * average.value)
+            share, value = (ops.cast(x, average.dtype) for x in (part, variable.value))
+            average.assign(share * value + (1.0 - share) * average.value)
 
     def _updates(self, uniform, step, number, part):
         metrics = self.program.repeat(self.update, (uniform, step, number), self.metrics)

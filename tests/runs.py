@@ -76,6 +76,7 @@ def state_of(trainer):
         "model": learner.model_variables,
         "optimizer": learner.optimizer.variables,
         "target": learner.target_variables,
+        "average": learner.average_variables,
         "replay": trainer.replay.variables,
     }
     state = {}

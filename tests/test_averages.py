@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from learners import linear_model, make_learner, one_row
 from runs import make, network
 
-from sota_dqn import DQNInference, DQNTrainer, callbacks
+from sota_dqn import DQNInference, DQNTrainer, Replay, callbacks
 
 
 def arrays(values):
@@ -65,6 +66,31 @@ def test_it_is_the_average_over_the_last_part_of_the_updates(updates_per_call, t
             average = [part * w + (1 - part) * a for w, a in zip(weights, average, strict=True)]
     for ours, expected in zip(arrays(trainer.model.variables), average, strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("updates_per_call", [1, 16])
+def test_its_span_is_a_share_of_the_updates(updates_per_call):
+    """Where weights are t after update t, their mean by a density of t^19 up to n is 20 / 21 n: 1 / average is 20."""
+    model = linear_model([[0.0, 0.0]])
+    settings = {"optimizer": keras.optimizers.SGD(0.0), "average": 0.05, "updates_per_call": updates_per_call}
+    learner = make_learner(model, Replay(8), observation=(1,), rows=one_row(), batch_size=1, **settings)
+    with learner.training():
+        for updates in range(updates_per_call, 1_601, updates_per_call):
+            model.set_weights([np.full((1, 2), updates, "float32")])
+            learner.learn(0)
+    np.testing.assert_allclose(model.get_weights()[0], 1_600 * 20 / 21, rtol=0.012)
+
+
+def test_weights_of_half_precision_are_averaged_in_single_precision():
+    layers = [keras.layers.Dense(8, activation="tanh", dtype="bfloat16"), keras.layers.Dense(2, dtype="bfloat16")]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.compile(optimizer=keras.optimizers.SGD(0.05), loss="mse")  # Adam's small steps would be rounded away
+    trainer = make(model=model, target_update=5, updates_per_call=8)
+    trainer.train(steps=240, verbose=0)
+    averages = trainer.learner.average_variables
+    assert {variable.dtype for variable in averages} == {"float32"}
+    assert same(trainer.model.variables, [ops.cast(variable.value, "bfloat16") for variable in averages])
+    assert not same(trainer.model.variables, trainer.learner.trained())
 
 
 @pytest.mark.parametrize("target_update", [None, 7, 0.1])

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import keras
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are not installed with the package

@@ -627,11 +627,14 @@ def test_an_argument_that_is_not_known(damaged):
 
 
 def test_arguments_may_be_others_from_now_on(damaged):
-    trainer = DQNTrainer.load(damaged, target=own_target, target_update=None, discount=0.5)
-    assert trainer.target is own_target and trainer.discount == 0.5 and trainer.learner.target_variables == []
+    trainer = DQNTrainer.load(damaged, target=own_target, target_update=None, average=None, discount=0.5)
+    assert trainer.target is own_target and trainer.discount == 0.5
+    assert trainer.learner.target_variables == trainer.learner.average_variables == []
     trainer.save(damaged)
     trainer.close()
     with pytest.raises(ValueError, match=r"Pass it again, as an argument: target=\.\.\."):
         DQNTrainer.load(damaged)
     with pytest.raises(ValueError, match="was made with other arguments: it has no target_0"):
         DQNTrainer.load(damaged, target=targets.double, target_update=0.5)
+    with pytest.raises(ValueError, match="was made with other arguments: it has no average_0"):
+        DQNTrainer.load(damaged, target=targets.double, average=0.1)

@@ -74,8 +74,8 @@ SCENARIOS = {
         bounds=returns.Bounds(2),
         penalty=losses.linear_lower_bound(),
     ),
-    "dropout, statistics": dict(model=noisy_network),
-    "held exploration": dict(policy=policies.EpsilonGreedy(0.5, hold=20)),
+    "dropout, statistics, 3 updates a call": dict(model=noisy_network, updates_per_call=3),
+    "held exploration, 12 updates a call": dict(policy=policies.EpsilonGreedy(0.5, hold=20), updates_per_call=12),
 }
 
 
