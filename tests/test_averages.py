@@ -85,7 +85,7 @@ def test_weights_of_half_precision_are_averaged_in_single_precision():
     layers = [keras.layers.Dense(8, activation="tanh", dtype="bfloat16"), keras.layers.Dense(2, dtype="bfloat16")]
     model = keras.Sequential([keras.Input((4,)), *layers])
     model.compile(optimizer=keras.optimizers.SGD(0.05), loss="mse")  # Adam's small steps would be rounded away
-    trainer = make(model=model, target_update=5, updates_per_call=8)
+    trainer = make(model=model, target_update=5, average=0.5, updates_per_call=8)
     trainer.train(steps=240, verbose=0)
     averages = trainer.learner.average_variables
     assert {variable.dtype for variable in averages} == {"float32"}
