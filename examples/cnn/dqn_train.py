@@ -56,7 +56,7 @@ def make_trainer(model, options):
         replay=Replay(options.replay, sampler=samplers.Prioritized(0.5, linear(0.4, 1.0, steps=options.steps))),
         policy=policies.EpsilonGreedy(linear(1.0, 0.01, steps=max(1, options.steps // 10))),
         n_step=3,
-        bounds=None,  # which would take four more passes of the network in every update
+        bounds=None,  # which would take three more passes of the network in every update
         batch_size=32,
         updates_per_step=0.25,
         target_update=2_000,  # updates, which take 8,000 steps
