@@ -65,8 +65,8 @@ class DQNTrainer(Trainer):
         target_update: In (0, 1), the part of the model that is blended into the target model after every update; an
             integer from 1 on, the updates between two copies; None for no target model.
         average: In (0, 1), the share of the updates so far, counted from the last one back, over which weights are
-            averaged. The average is what `model` has outside of updates, to be evaluated and saved. None for the last
-            weights.
+            averaged, roughly (a power function, after Karras et al., 2024). The average is what `model` has outside of
+            updates, to be evaluated and saved. None for the last weights.
         n_step: Steps of reward before the bootstrap, or a schedule of them that does not rise, rounded: a long return
             learns fast, a short one depends less on what older policies did (Schwarzer et al. 2023 take ten to three);
             the longer ones that `bounds` sees only ever raise a value.
