@@ -43,11 +43,21 @@ class Run:
         capacity: Rows of the replay.
         steps_per_chunk: Steps between two writes.
         discount: For returns to go; None where they are not stored.
+        sampler: A sampler; None for a uniform one.
         **settings: Those of `Replay.build`.
     """
 
     def __init__(
-        self, vector, *, capacity, steps_per_chunk=2, after=3, discount=None, longest=counting.LONGEST, **settings
+        self,
+        vector,
+        *,
+        capacity,
+        steps_per_chunk=2,
+        after=3,
+        discount=None,
+        longest=counting.LONGEST,
+        sampler=None,
+        **settings,
     ):
         self.environments = Environments(vector, seed=7)
         self.longest = longest
@@ -57,7 +67,7 @@ class Run:
         self.actor = Actor(self.environments, preprocess, frames=frames, discount=discount)
         self.actor.start()
         num_envs = vector.num_envs
-        self.replay = Replay(capacity, sampler=samplers.Uniform())
+        self.replay = Replay(capacity, sampler=sampler or samplers.Uniform())
         self.learner = make_learner(
             self.replay,
             num_envs,

@@ -68,7 +68,8 @@ def test_three_step_values_of_greedy_actions_equal_value_iteration():
     """Three-step returns are those of the policy that acts: its old, random steps must have left the replay."""
     model = chain_model()
     policy = policies.EpsilonGreedy(schedules.linear(1.0, 0.0, steps=2_000))
-    train(probes.Chain, model, steps=5_000, n_step=3, policy=policy, replay=Replay(600), target_update=10)
+    replay = Replay(600, sampler=samplers.Prioritized(alpha=0.6, beta=1.0))
+    train(probes.Chain, model, steps=5_000, n_step=3, policy=policy, replay=replay, target_update=10)
     values = model.get_weights()[0]
     np.testing.assert_allclose(values.max(axis=1), CHAIN.max(axis=1), atol=0.01)
     np.testing.assert_array_equal(values.argmax(axis=1), CHAIN.argmax(axis=1))

@@ -18,7 +18,7 @@ from keras import ops
 from logged_run import DISCOUNT, NUM_ENVS, Run, make_learner
 from transforms import evaluated
 
-from sota_dqn import DQNTrainer, Replay, returns, samplers
+from sota_dqn import DQNTrainer, Replay, backend, returns, samplers
 from sota_dqn.seeds import episode_seed
 from sota_dqn.types import Steps
 from sota_dqn.vectors import make_vector
@@ -46,6 +46,29 @@ def check_run(run, steps, n):
 @pytest.mark.parametrize("n", [1, 3])
 def test_sync(mode, n):
     check_run(Run(sync(mode), capacity=55, after=n), 70, n)  # 18 rows per stream, one left unused
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_priorities(mode):
+    """Rows whose priorities were set are drawn as the log says, and no more once they may not be."""
+    run = Run(sync(mode), capacity=55, after=3, sampler=samplers.Prioritized(alpha=1.0))
+    replay = run.replay
+    program = backend.Program(replay.storage.variables, replay.sampler.variables, backend.plan(convolutions=False))
+
+    def learn(uniform, step):
+        rows = replay.sample(uniform, step).rows
+        # Of a row the same wherever it is drawn; near each other, so that evenly spaced draws still meet all rows.
+        replay.update(rows, 0.25 + ops.cast((rows * 7 + ops.cast(step, "int32")) % 16, "float32") / 20)
+        return rows
+
+    learn, random = program.compile(learn), np.random.default_rng(0)
+    for step in range(70):
+        run.step()
+        if run.check(3):
+            rows = ops.convert_to_numpy(learn(random.random(8, dtype="float32"), np.float32(step)))
+            assert set(rows.tolist()) <= set(run.sampleable())
+    assert (run.actor.count > 3 * replay.storage.rows_per_stream).all()
+    assert len(np.unique(ops.convert_to_numpy(replay.sampler.tree.levels[0]))) > 8
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
