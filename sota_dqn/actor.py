@@ -125,7 +125,7 @@ class Actor:
 
     def _begin_step(self, actions):
         """Has the environments stepped by `actions` (`[E]`) while this thread goes on, until `step`."""
-        self._check_whole()
+        self._check_ready(actions)
         self._torn = True
         self.environments.begin(actions)
         self._torn = False
@@ -164,19 +164,22 @@ class Actor:
             The `Episode`s that ended.
 
         Raises:
-            ValueError: If a reward or an observation is not finite; it names the environment, the episode and the step.
+            ValueError: If one of them is no action, or if a reward or an observation is not finite; it then names the
+                environment, the episode and the step.
             RuntimeError: If an earlier step has raised, and the environments are in the middle of it.
         """
-        self._check_whole()
+        self._check_ready(actions)
         self._torn = True
         outcome = self.environments.step(actions)
         observation = self.preprocess(outcome.observation)
         final = None if outcome.final_observation is None else self.preprocess(outcome.final_observation)
-        self._check(outcome.reward, observation, final, outcome.begun)
+        with np.errstate(over="ignore"):
+            learned = self._learned(outcome.reward).astype("float32")
+        reward = np.where(np.isfinite(learned), outcome.reward, learned)  # infinite where float32 cannot hold it
+        self._check(reward, observation, final, outcome.begun)
         if self.full:
             self.flush()
         every = np.arange(len(actions))
-        learned = self._learned(outcome.reward)
         states = [ops.convert_to_numpy(state) for state in self.choice.before] if self._states else []
         row = (self.observation, actions, learned, outcome.terminated, outcome.valid)
         self._append(every, *row, states, self._values(actions))
@@ -193,12 +196,16 @@ class Actor:
         self._torn = False
         return episodes
 
-    def _check_whole(self):
-        """Raises RuntimeError where the environments are in the middle of a step that an error has stopped."""
+    def _check_ready(self, actions):
+        """Raises RuntimeError where the environments are in the middle of a step that an error has stopped, ValueError
+        where one of the `actions` is none of theirs."""
         if self._torn:
             raise RuntimeError(
                 "An error has stopped the environments in the middle of a step. Go on from a checkpoint: load(path)."
             )
+        last = int(self.environments.action_space.n) - 1
+        if actions.min() < 0 or actions.max() > last:
+            raise ValueError(f"Argument `policy` must return actions from 0 to {last}. Received: {actions.tolist()}")
 
     def close(self):
         """Closes the environments; worker processes are killed where they may be in the middle of a step."""

@@ -56,8 +56,12 @@ def arrange(given, record, *, verbose):
         verbose: Whether the progress is shown.
 
     Raises:
+        TypeError: If one of them is no callback.
         ValueError: If one of them cannot work here.
     """
+    for callback in given:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise TypeError(f"Argument `callbacks` must be a list of Keras callbacks. Received: {callback!r}")
     if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in given):
         raise ValueError(
             "BackupAndRestore cannot resume a replay and its environments: use "

@@ -112,14 +112,14 @@ def check_id(env):
     """
     if not isinstance(env, str):
         raise TypeError(f"An environment's id must be a string. Received: {env!r}")
+    missing = ""
     if env.startswith("ALE/") or env not in gymnasium.registry:
         try:
             importlib.import_module("ale_py")
         except ImportError as error:
+            missing = ' Atari games need ale-py: install it by `pip install "sota_dqn[atari]"`.'
             if env.startswith("ALE/") or "NoFrameskip" in env:
-                raise ImportError(
-                    f'Atari games need ale-py: install it by `pip install "sota_dqn[atari]"`. Received: env={env!r}'
-                ) from error
+                raise ImportError(f"{missing.strip()} Received: env={env!r}") from error
     if ":" in env:
         raise ValueError(f"Import the module that registers the id, and pass the id alone. Received: env={env!r}")
     try:
@@ -127,7 +127,7 @@ def check_id(env):
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         near = difflib.get_close_matches(env, gymnasium.registry, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"Unknown environment id.{hint} Received: env={env!r} ({error})") from error
+        raise ValueError(f"Unknown environment id.{hint}{missing} Received: env={env!r} ({error})") from error
 
 
 def _given(arguments):

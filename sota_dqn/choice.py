@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -51,8 +52,8 @@ class Choice:
                 values, after = self.recurrent.step(observations, before)
             values = ops.cast(values, "float32")  # whatever it computes in
             if isinstance(which, tuple):
-                return ops.cast(policy(values, uniform, step), "int32"), values, before, after
-            actions = ops.stack([ops.cast(part(values, uniform, step), "int32") for part in policy.parts])
+                return _checked(policy(values, uniform, step), values), values, before, after
+            actions = ops.stack([_checked(part(values, uniform, step), values) for part in policy.parts])
             return ops.take_along_axis(actions, which[None], axis=0)[0], values, before, after
 
         variables = [*model.variables, *(self.recurrent.initial if self.recurrent else [])]
@@ -111,6 +112,17 @@ class Choice:
         actions = ops.zeros(size, "int32") if self.actions is None or len(self.actions) != size else self.actions
         rewards = np.zeros(size, "float32") if rewards is None else np.asarray(rewards, "float32")
         return actions, np.clip(rewards, -1.0, 1.0) if self.clip_rewards else rewards
+
+
+def _checked(actions, values):
+    """Returns what a policy chose from `values` (`[B, A]`), int32, and raises where it is not an integer each, `[B]`."""
+    shape, dtype = tuple(actions.shape), keras.backend.standardize_dtype(actions.dtype)
+    if shape != tuple(values.shape[:1]) or "int" not in dtype:
+        raise ValueError(
+            f"Argument `policy` must return one integer per observation, of shape {tuple(values.shape[:1])}. Received: "
+            f"shape={shape}, dtype={dtype}"
+        )
+    return ops.cast(actions, "int32")
 
 
 class Frames:

@@ -173,8 +173,9 @@ class DQNTrainer(Trainer):
         }
         bounds = self.bounds
         settings["bounds"] = bounds
-        default = losses.lower_bound(BOUNDS_WEIGHT, loss=loss) if bounds else None
-        settings["penalty"] = default if self.penalty is None else self.penalty
+        settings["penalty"] = self.penalty and losses.checked(self.penalty, "penalty")
+        if bounds and self.penalty is None:
+            settings["penalty"] = losses.lower_bound(BOUNDS_WEIGHT, loss=loss)
         reach = longest(self.n_step)  # rows after a trained one
         if bounds is not None:
             reach = max(reach, bounds.horizons + 1)

@@ -170,6 +170,9 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
 
     Returns:
         The returns and the lengths, two lists in the order of the seeds.
+
+    Raises:
+        ValueError: If a reward or an observation is not finite; it names the episode's seed and the step.
     """
     most = 1 if getattr(make, "single", False) else MOST_ENVIRONMENTS
     together = on_step is None and hasattr(make, "make_vector")
@@ -184,9 +187,12 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
             for env in games.envs:
                 on_step(env, 0.0, 0)
         while any(number is not None for number in playing):
-            actions = np.asarray(choose(frames(preprocess(observation), begun), begun=begun, rewards=rewards))
+            seen = preprocess(observation)
+            _check_finite("observation", seen, playing, seeds, lengths)
+            actions = np.asarray(choose(frames(seen, begun), begun=begun, rewards=rewards))
             active = np.array([number is not None for number in playing])
             observation, rewards, ended = games.step(actions, active)
+            _check_finite("reward", rewards, playing, seeds, [length + 1 for length in lengths])
             begun = np.zeros(games.num_envs, bool)
             following: list[int | None] = [None] * games.num_envs
             for i, number in enumerate(playing):
@@ -207,6 +213,23 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
         return returns, lengths
     finally:
         games.close()
+
+
+def _check_finite(what, values, playing, seeds, steps):
+    """Raises ValueError where a number of an episode that is played is not finite.
+
+    Args:
+        what: What the `values` are, `[N, ...]`.
+        playing: The numbers of the episodes, `[N]`, None where none is played.
+        seeds: One per episode.
+        steps: Likewise. Step 0 is an episode's first observation.
+    """
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return
+    for value, number in zip(values, playing, strict=True):
+        if number is not None and not np.isfinite(value).all():
+            kind = "NaN" if np.isnan(value).any() else "infinite"
+            raise ValueError(f"The {what} is {kind} at step {steps[number]} of the episode of seed {seeds[number]}.")
 
 
 class _OneByOne:

@@ -299,6 +299,8 @@ class DQNInference:
             with np.errstate(invalid="ignore"):
                 cast = batch.astype(dtype, copy=False)
             if dtype.kind == "f" or cast is batch or np.array_equal(cast, batch):
+                if dtype.kind == "f" and not np.isfinite(cast).all():
+                    raise ValueError(f"Argument `observation` must be finite. Received: observation={observation!r}")
                 return cast, single
         raise ValueError(
             f"Argument `observation` must be one of shape {tuple(shape)} and dtype {dtype}, or a batch of such. "

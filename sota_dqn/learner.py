@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from sota_dqn import backend
-from sota_dqn.models import has_convolutions, model_inputs, previous_inputs
+from sota_dqn.models import check_moving_average, has_convolutions, model_inputs, previous_inputs
 
 __all__ = ["Learner"]
 
@@ -268,6 +268,7 @@ class Learner(abc.ABC):
 def _check_optimizer(optimizer, variables):
     """Raises ValueError where a built optimizer is another model's, as far as it tells: Keras keeps that private."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    check_moving_average(optimizer)
     known = {id(variable) for variable in getattr(optimizer, "_trainable_variables", variables)}
     if any(id(variable) not in known for variable in variables):
         raise ValueError(

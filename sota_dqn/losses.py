@@ -12,7 +12,27 @@ from keras import ops
 from sota_dqn.checks import check_named, check_number
 from sota_dqn.types import recorded
 
-__all__ = ["from_keras", "huber", "linear_lower_bound", "lower_bound", "squared"]
+__all__ = ["checked", "from_keras", "huber", "linear_lower_bound", "lower_bound", "squared"]
+
+
+def checked(function, argument):
+    """Returns a loss or a penalty that raises ValueError unless it finds one number per sample, `[B]`.
+
+    Args:
+        function: The loss or the penalty. Its first argument is `[B]`.
+        argument: What the user's argument is called, for the error.
+    """
+
+    def call(first, *others):
+        found = function(first, *others)
+        if tuple(found.shape) != tuple(first.shape):
+            raise ValueError(
+                f"Argument `{argument}` must be a function that returns one number per sample, of shape "
+                f"{tuple(first.shape)}. Received: shape={tuple(found.shape)}"
+            )
+        return found
+
+    return call
 
 
 def squared(target, q):
@@ -50,7 +70,7 @@ def lower_bound(weight=4.0, *, loss=huber):
         A function `(q, target, lower, upper) -> [B]`. A bound of -inf or +inf bounds nothing.
     """
     check_number(least=0, weight=weight)
-    _check_loss(loss)
+    loss = checked(_check_loss(loss), "loss")
 
     def penalty(q, target, lower, upper):
         too_low, too_high = ops.less(q, lower), ops.greater(q, upper)
@@ -75,7 +95,7 @@ def linear_lower_bound(*, loss=huber):
     Returns:
         A function `(q, target, lower, upper) -> [B]`. A lower bound of -inf bounds nothing.
     """
-    _check_loss(loss)
+    loss = checked(_check_loss(loss), "loss")
 
     def penalty(q, target, lower, upper):
         del upper
@@ -115,12 +135,14 @@ def from_keras(loss):
             )
         return ops.reshape(result, (-1,))
 
-    return elementwise
+    return checked(elementwise, "loss")
 
 
 def _check_loss(loss):
+    """Returns `loss`, and raises TypeError where it is none of ours."""
     if not callable(loss) or isinstance(loss, keras.losses.Loss):
         raise TypeError(
             "Argument `loss` must be a function `(target, q) -> [B]`; `from_keras` makes one of a Keras loss. "
             f"Received: loss={loss!r}"
         )
+    return loss

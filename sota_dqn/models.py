@@ -13,6 +13,7 @@ from sota_dqn.checks import check_named
 
 __all__ = [
     "check_model",
+    "check_moving_average",
     "check_recurrent",
     "check_shapes",
     "differs_in_training",
@@ -29,7 +30,7 @@ PREVIOUS = ("previous_action", "previous_reward")
 CONVOLUTIONAL = (keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D)
 
 
-def check_model(model, observations, num_actions):
+def check_model(model, observations, num_actions, *, frame_stack=None):
     """Raises ValueError unless `model` maps such observations to one value per action and can be saved and loaded
     safely.
 
@@ -37,6 +38,7 @@ def check_model(model, observations, num_actions):
         model: A Keras model.
         observations: `[E, *O]`, preprocessed, their frames merged.
         num_actions: A.
+        frame_stack: How many frames have been merged, for the error; None for no stack.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"Argument `model` must be a Keras model. Received: model={model!r}")
@@ -48,7 +50,17 @@ def check_model(model, observations, num_actions):
             )
         for name, value in vars(layer).items():
             check_named(value, f"the `{name}` of the layer {layer.name!r}")
-    check_shapes(model, observations, num_actions)
+    advice = f"Their last axis is that of `frame_stack={frame_stack}` frames. " if frame_stack else ""
+    check_shapes(model, observations, num_actions, advice=advice)
+
+
+def check_moving_average(optimizer):
+    """Raises ValueError where a Keras optimizer keeps an average of the weights that would not be used."""
+    if optimizer.use_ema and optimizer.ema_overwrite_frequency is None:
+        raise ValueError(
+            "The optimizer's `use_ema=True` keeps an average of the weights that Keras takes up at the end of `fit`, "
+            "which is not called here: leave it out. `DQNTrainer` keeps one by its argument `average`."
+        )
 
 
 def check_shapes(model, observations, num_actions, *, advice=""):

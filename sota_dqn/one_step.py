@@ -17,7 +17,7 @@ from sota_dqn.atari import Atari, native
 from sota_dqn.checks import check_bool_or_none, check_count, check_count_or_none, check_probability, is_number
 from sota_dqn.choice import Choice
 from sota_dqn.evaluation import check_evaluation
-from sota_dqn.models import check_model, has_convolutions, is_recurrent, previous_inputs
+from sota_dqn.models import check_model, check_moving_average, has_convolutions, is_recurrent, previous_inputs
 from sota_dqn.policies import EpsilonGreedy
 from sota_dqn.reporting import Clock, Epoch
 from sota_dqn.returns import bootstrapped
@@ -164,7 +164,8 @@ class OneStepTrainer(TrainerBase):
         """Makes what learns, evaluates and reports, around the workers; the arguments are the constructor's."""
         model, first, stacked = self.model, self.workers[0], self.frame_stack is not None
         self.num_actions = int(first.environments.action_space.n)
-        check_model(model, merge_frames(first.seen) if stacked else first.seen, self.num_actions)
+        seen = merge_frames(first.seen) if stacked else first.seen
+        check_model(model, seen, self.num_actions, frame_stack=self.frame_stack)
         self.preprocess = first.preprocess
         self.epoch = Epoch(METRICS)
         self._evaluated = Choice(
@@ -377,6 +378,7 @@ def _check_env(env, workers):
 
 def _check_optimizer(optimizer, learning_rate_anneal):
     """Returns the learning rate of a Keras optimizer, and raises ValueError where it cannot be used."""
+    check_moving_average(optimizer)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError("A LossScaleOptimizer is not supported here: compile the model without loss scaling.")
     rate = optimizer.get_config()["learning_rate"]

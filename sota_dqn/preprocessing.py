@@ -48,14 +48,24 @@ class Preprocessing:
 
         Raises:
             ValueError: If a callable changes the number of observations, or their shape or dtype from one call to the
-                next, or makes numbers that are not finite of some that are.
+                next, or makes numbers that are not finite of some that are; or if integers do not fit.
         """
         batch, given = len(observations), observations
         for function in self.functions:
             observations = function(observations)
         observations = np.array(observations)  # a copy: a callable may fill one array of its own again and again
+        if observations.dtype.kind not in "buif" and observations.dtype.name != "bfloat16":
+            raise ValueError(
+                "Preprocessing must return numbers, an array of booleans, integers or floats. Received: "
+                f"dtype={observations.dtype}"
+            )
         if observations.dtype.name in NARROWER:
-            observations = observations.astype(NARROWER[observations.dtype.name])
+            wide, observations = observations, observations.astype(NARROWER[observations.dtype.name])
+            if wide.dtype.kind != "f" and not np.array_equal(wide, observations):
+                raise ValueError(
+                    f"Observations of integers must be in the range of {observations.dtype}, the widest that the "
+                    f"devices compute with. Received: {wide[wide != observations][0]}"
+                )
         if observations.shape[:1] != (batch,):
             raise ValueError(
                 f"Preprocessing must return as many observations as it is given, {batch}. "

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from sota_dqn import backend, checkpoint
+from sota_dqn.checks import check_bool
 from sota_dqn.spaces import describe_space
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
 
 def save(trainer, path, *, replay):
     """Writes a checkpoint of `trainer` to the directory `path`; `replay` is whether the rows are part of it."""
+    check_bool(replay=replay)
     trainer.check_compiled()
     trainer.actor.flush()
     config = {
@@ -109,6 +111,13 @@ def restore(trainer, found):
         )
     variables = _variables(trainer, config["replay"])
     theirs, ours = ({name for name in names if name.startswith("replay_")} for names in (config["arrays"], variables))
+    if theirs and ours:
+        saved, now = config["arrays"]["replay_0"][0][0], variables["replay_0"].shape[0]
+        if saved != now:
+            raise ValueError(
+                f"Argument `replay` must be of the capacity of the checkpoint {found.path}, whose replay has {saved:,} "
+                f"rows, or it must be saved with replay=False. Received: replay of {now:,} rows"
+            )
     if theirs != ours:
         raise ValueError(
             f"The rows in the checkpoint {found.path} are of a replay with another sampler or other bounds. Go on with "

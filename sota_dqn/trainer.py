@@ -137,7 +137,8 @@ class Trainer(TrainerBase):
         self.preprocess = self.actor.preprocess
         self.num_envs = self.actor.num_envs
         stacked = self.actor.stacked if self.frame_stack is None else merge_frames(self.actor.stacked)
-        check_model(self.model, stacked, int(self.actor.environments.action_space.n))
+        num_actions = int(self.actor.environments.action_space.n)
+        check_model(self.model, stacked, num_actions, frame_stack=self.frame_stack)
         names = ("sampling", "acting", "selecting")
         self.random = dict(zip(names, np.random.default_rng(self.seed).spawn(len(names)), strict=True))
         self.updates_per_call = updates_per_call or self._good_updates_per_call()

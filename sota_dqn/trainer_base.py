@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from sota_dqn import atari, callbacks, checkpoint, snapshot
-from sota_dqn.checks import check_count, check_count_or_none, check_probability
+from sota_dqn.checks import check_bool, check_count, check_count_or_none, check_probability
 from sota_dqn.choice import Choice, Frames
 from sota_dqn.evaluation import describe, make_evaluation_factory, play_episodes, summarize
 from sota_dqn.preprocessing import Preprocessing
@@ -110,7 +110,7 @@ class TrainerBase(abc.ABC):
             episodes: Further episodes. The first of the two that is reached ends the training.
             callbacks: Keras callbacks or those of `sota_dqn.callbacks`. An epoch is `report_every` steps, a batch is
                 one compiled call of updates.
-            verbose: 0 is silent, 1 shows the progress; `"auto"` is 1.
+            verbose: 0 is silent, 1 shows the progress; so do `"auto"` and 2.
             profile: Whether to measure the time of each phase, into `self.profile` (seconds), and to print it.
 
         Returns:
@@ -124,6 +124,9 @@ class TrainerBase(abc.ABC):
                 checkpoint for another process is written by a `Checkpoint` callback alone.
         """
         check_count_or_none(1, steps=steps, episodes=episodes)
+        check_bool(profile=profile)
+        if verbose not in ("auto", 0, 1, 2):
+            raise ValueError(f'Argument `verbose` must be "auto", 0, 1 or 2. Received: verbose={verbose!r}')
         self.check_compiled()
         if steps is None and episodes is None:
             raise ValueError("Argument `steps` or `episodes` must be given. Received: steps=None, episodes=None")

@@ -95,13 +95,12 @@ def make_vector(env, *, num_envs=None, mode=None):
         if gymnasium.spec(env).vector_entry_point is None:
             raise ValueError(f"The id is registered without a vector environment of its own. Received: env={env!r}")
         return gymnasium.make_vec(env, num_envs=num_envs, vectorization_mode=mode)
-    if callable(env):
-        factory = env  # without this package around it, which workers would have to import, and Keras with it
     if mode == "sync":
         vector = SyncVectorEnv([factory] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
         check_distinct(vector.envs)
         return vector
-    return _make_async(factory, num_envs)
+    # A callable without this package around it, which workers would have to import, and Keras with it.
+    return _make_async(env if callable(env) else factory, num_envs)
 
 
 @contextlib.contextmanager
@@ -133,12 +132,14 @@ def is_vector(env):
 
 def _call(function, render_mode=None):
     """Makes one environment with the user's callable, which needs to know of `render_mode` only for films."""
-    if render_mode is None:
-        return function()
-    parameters = inspect.signature(function).parameters.values()
-    if not any(p.name == "render_mode" or p.kind == p.VAR_KEYWORD for p in parameters):
+    settings = {} if render_mode is None else {"render_mode": render_mode}
+    parameters = inspect.signature(function).parameters.values() if settings else ()
+    if settings and not any(p.name == "render_mode" or p.kind == p.VAR_KEYWORD for p in parameters):
         raise TypeError(f"An environment's callable must take `render_mode` for films. Received: env={function!r}")
-    return function(render_mode=render_mode)
+    made = function(**settings)
+    if not isinstance(made, gymnasium.Env):
+        raise TypeError(f"An environment's callable must return a gymnasium.Env. Received: {made!r} of {function!r}")
+    return made
 
 
 def _recipe(env):

@@ -69,6 +69,7 @@ class Ending(counting.Counting):
     """Episodes of exactly three steps, that end as told, with a NaN where told: ("reward" or "observation", step)."""
 
     nan = (None, None)
+    large = 1.0  # the reward
     terminates = True
 
     def reset(self, *, seed=None, options=None):
@@ -77,7 +78,7 @@ class Ending(counting.Counting):
 
     def step(self, action):
         self.time += 1
-        reward = np.nan if self.nan == ("reward", self.time) else 1.0
+        reward = np.nan if self.nan == ("reward", self.time) else self.large
         ended = self.time == 3
         return self._observation(), reward, ended and self.terminates, ended and not self.terminates, {}
 
@@ -264,6 +265,30 @@ def test_a_nan_is_named(mode, nan, message):
         play(actor, 5)
     actor.flush()
     assert all(np.isfinite([*row[0], row[2]]).all() for row in tape.rows(1))
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("reward, told", [(1e300, False), (-np.inf, True)])
+def test_a_reward_that_is_too_large(reward, told, clip):
+    """What is stored is of single precision; what is clipped fits whatever it was, but infinity tells of a fault."""
+    actor, tape = make_actor(Ending, chunk=10)
+    actor.clip_rewards = clip
+    actor.environments.vector.envs[1].large = reward
+    if clip and not told:
+        play(actor, 2)
+        actor.flush()
+        assert [row[2] for row in tape.rows(1)] == [1, 1]
+        return
+    with pytest.raises(ValueError, match="The reward of environment 1 is infinite at step 1 of its episode 1."):
+        play(actor, 2)
+
+
+@pytest.mark.parametrize("actions", [[0, 3], [-1, 0]])
+def test_a_policy_that_returns_no_action(actions):
+    actor, _ = make_actor()
+    with pytest.raises(ValueError, match=rf"`policy` must return actions from 0 to 2. Received: \[{actions[0]}, "):
+        actor.step(np.array(actions))
+    actor.step(np.array([0, 2]))  # nothing was torn
 
 
 def test_a_nan_at_the_very_first():

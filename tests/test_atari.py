@@ -165,6 +165,8 @@ def test_ale_py_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ImportError, match=r'pip install "sota_dqn\[atari\]"'):
         make_trainer()
+    with pytest.raises(ValueError, match=r'Unknown environment id\. .*need ale-py: .* "sota_dqn\[atari\]"'):
+        make_trainer("Breakaway-v4")  # ids without a namespace are Atari's too
 
 
 def test_a_game_brings_its_own_vector_environment():
@@ -401,7 +403,7 @@ def test_a_film_shows_the_screen(tmp_path):
 
 
 def test_a_model_for_another_stack_is_refused():
-    with pytest.raises(ValueError, match="input"):
+    with pytest.raises(ValueError, match=r"shape \(84, 84, 3\)\. .* `frame_stack=3` .* input_shape=\(84, 84, 4\)"):
         make_trainer(model=make_model(shape=(84, 84, 4)), frame_stack=3)
 
 

@@ -606,7 +606,8 @@ def test_a_name_that_is_not_public(damaged):
             "checkpoint .* does not go with `env`: .* does not match the preprocessed observations",
         ),
         ({"num_envs": 3}, "`num_envs` must be that of the checkpoint .*, 2. Received: num_envs=3"),
-        ({"replay": Replay(200)}, "was made with other arguments: replay_0 has shape"),
+        ({"replay": Replay(200)}, "`replay` must be of the capacity of the checkpoint .* Received: replay of 201 rows"),
+        ({"replay": Replay(60)}, "`replay` must be of the capacity of the checkpoint .* Received: replay of 61 rows"),
         (
             {"replay": Replay(100, sampler=samplers.Uniform()), "bounds": returns.Bounds(return_to_go=True)},
             "of a replay with another sampler or other bounds",

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from runs import make
 
 from sota_dqn import policies
@@ -80,3 +81,19 @@ def test_bad_hold(hold):
     for fails in (lambda: policies.EpsilonGreedy(0.1, hold=hold), lambda: make(policy=own)):
         with pytest.raises((TypeError, ValueError), match="hold"):
             fails()
+
+
+@pytest.mark.parametrize(
+    "policy, message",
+    [
+        (lambda values, uniform, step: uniform * 2, r"shape=\(3,\), dtype=float32"),
+        (lambda values, uniform, step: ops.argmax(values, axis=-1, keepdims=True), r"shape=\(3, 1\), dtype=int"),
+        (lambda values, uniform, step: ops.argmax(values), r"shape=\(\), dtype=int"),
+    ],
+)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_what_is_not_an_integer_each(policy, message, mixed):
+    which = np.array([0, 1, 1], "int32") if mixed else ()
+    chooses = choice(policies.Switching(policies.Greedy(), policy, 0.5) if mixed else policy)
+    with pytest.raises(ValueError, match=r"`policy` must return one integer per observation, .* \(3,\). .*" + message):
+        chooses(np.zeros((3, 1), "float32"), 0, which=which)

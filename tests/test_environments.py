@@ -315,8 +315,9 @@ def test_a_life_lost_at_a_time_limit_ends_the_episode():
     np.testing.assert_array_equal(ended_of(terminated, truncated, info), [False, True, True, True])
 
 
+@pytest.mark.filterwarnings("ignore:.*precision lowered by casting", "ignore:EnvPool seeds are fixed")
 def test_environments_of_envpool():
-    envpool = pytest.importorskip("envpool", reason="EnvPool is no dependency")
+    envpool = pytest.importorskip("envpool", reason="EnvPool, of 700 MB, is no dependency")
     env = envpool.make("CartPole-v1", env_type="gymnasium", num_envs=3, seed=0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     trainer = DQNTrainer(env, model, eval_env="CartPole-v1", replay=Replay(600), learning_starts=10**6)

@@ -73,6 +73,38 @@ def test_an_episode_may_be_left():
     assert play([1, 2, 3, 4], max_steps=2)[1] == [min(2, expected(seed)[1]) for seed in (1, 2, 3, 4)]
 
 
+class Breaking(counting.Counting):
+    """Says NaN or infinity at the second step of its episode of seed 3: as `broken` tells."""
+
+    broken = ("reward", np.nan)
+
+    def reset(self, *, seed=None, options=None):
+        self.steps, self.breaks = 0, seed == 3
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, *rest = super().step(action)
+        what, value = self.broken if self.breaks and self.steps == 2 else (None, None)
+        if what == "observation":
+            observation = np.full_like(observation, value)
+        return observation, value if what == "reward" else reward, False, self.steps == 4, {}
+
+
+@pytest.mark.parametrize("number, kind", [(np.nan, "NaN"), (np.inf, "infinite")])
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_a_number_that_is_none_is_named(what, number, kind):
+    class Broken(Breaking):
+        broken = (what, number)
+
+    def choose(observations, **told):
+        return np.zeros(len(observations), int)
+
+    play([1, 2], make=Broken, choose=choose)
+    with pytest.raises(ValueError, match=f"The {what} is {kind} at step 2 of the episode of seed 3."):
+        play([1, 2, 3], make=Broken, choose=choose)
+
+
 def test_stacks_do_not_run_into_the_next_episode():
     met = []
 

@@ -189,6 +189,12 @@ def test_a_wrong_observation_changes_nothing(wrong, frame_stack):
     np.testing.assert_array_equal(found[:4], found[4:])
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_an_observation_that_is_not_finite(number):
+    with pytest.raises(ValueError, match="`observation` must be finite. Received: observation="):
+        DQNInference(network(2)).act(np.array([0, number]))
+
+
 def test_a_wrong_observation_of_a_model_alone():
     agent = DQNInference(network(2))
     with pytest.raises(ValueError, match=r"shape \(2,\) and dtype float32.* Received: shape=\(3,\), dtype=float64"):

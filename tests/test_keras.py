@@ -437,3 +437,20 @@ def test_backup_and_restore_is_refused(trainer, tmp_path):
     with pytest.raises(ValueError, match=r"sota_dqn.callbacks.Checkpoint\(path\)"):
         trainer.train(steps=40, callbacks=[keras.callbacks.BackupAndRestore(tmp_path)])
     assert trainer.steps == before
+
+
+def test_callbacks_that_are_none(trainer):
+    before = trainer.steps
+    for wrong in ("x", keras.callbacks.CSVLogger, [keras.callbacks.Callback(), None]):
+        with pytest.raises(TypeError, match="`callbacks` must be a list of Keras callbacks. Received: "):
+            trainer.train(steps=100, callbacks=wrong if isinstance(wrong, list) else [wrong], verbose=0)
+    assert trainer.steps == before
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_moving_average_that_would_not_be_taken_up(inner):
+    optimizer = keras.optimizers.Adam(use_ema=True)
+    model = sequential(dense(), features=4)
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer) if inner else optimizer, "mse")
+    with pytest.raises(ValueError, match="`use_ema=True` .* leave it out. `DQNTrainer` keeps one by .* `average`"):
+        DQNTrainer("CartPole-v1", model)

@@ -187,6 +187,22 @@ def test_from_keras_refuses_what_a_checkpoint_cannot_hold():
         losses.from_keras(lambda y_true, y_pred: ops.abs(y_true - y_pred))
 
 
+@pytest.mark.parametrize("make", [losses.lower_bound, losses.linear_lower_bound])
+def test_a_loss_that_averages_is_refused(make):
+    """`keras.losses.huber` takes the mean over the last axis, of which there is but one here."""
+    q = ops.ones(4)
+    with pytest.raises(ValueError, match=r"`loss` must be a function that .* of shape \(4,\). Received: shape=\(\)"):
+        make(loss=keras.losses.huber)(q, q, q, q)
+
+
+def test_from_keras_refuses_a_loss_of_pairs():
+    def pairs(y_true, y_pred):
+        return y_true - ops.transpose(y_pred)
+
+    with pytest.raises(ValueError, match=r"`loss` must be a function that .* of shape \(4,\). Received: shape=\(16,\)"):
+        losses.from_keras(pairs)(ops.ones(4), ops.ones(4))
+
+
 def test_penalties_remember_how_they_were_made():
     assert losses.lower_bound().recipe == (losses.lower_bound, {"weight": 4.0, "loss": losses.huber})
     assert losses.linear_lower_bound().recipe == (losses.linear_lower_bound, {"loss": losses.huber})

@@ -105,6 +105,20 @@ def test_a_number_that_is_not_finite():
     assert np.isnan(preprocess(given)).any()
 
 
+@pytest.mark.parametrize("dtype, number", [("int64", 2**35), ("int64", -(2**40)), ("uint64", 2**33)])
+def test_integers_that_are_too_large(dtype, number):
+    preprocess = Preprocessing(None, BOX)
+    assert preprocess(np.array([[7]], dtype)).dtype == dtype.replace("64", "32")
+    with pytest.raises(ValueError, match=f"in the range of u?int32, the widest .* Received: {number}"):
+        preprocess(np.array([[number]], dtype))
+
+
+@pytest.mark.parametrize("wrong", [np.array([[{}]]), np.zeros((1, 2), complex), np.array([["a"]])])
+def test_what_are_no_numbers(wrong):
+    with pytest.raises(ValueError, match=f"must return numbers, .* Received: dtype={wrong.dtype}"):
+        Preprocessing(lambda x: wrong, BOX)(np.zeros((1, 2), "float32"))
+
+
 @pytest.mark.parametrize("functions", ["rescale", 3, [abs, None]])
 def test_what_is_not_callable(functions):
     with pytest.raises(

@@ -129,6 +129,14 @@ def test_a_reward_that_is_not_a_number():
     assert all(np.isfinite(values).all() for name, values in state_of(resumed).items() if name.startswith("model"))
 
 
+def test_a_reward_of_an_evaluation_that_is_not_a_number():
+    """Or the logs would say what they say before a first evaluation, and the training go on."""
+    trainer = frail(eval_env=functools.partial(Frail, 3, "nan"))
+    with pytest.raises(ValueError, match="The reward is NaN at step 3 of the episode of seed") as caught:
+        trainer.train(600, callbacks=[callbacks.Evaluation(300, episodes=2)], verbose=0)
+    assert DQNTrainer.load(rescued(caught.value), env=Frail, eval_env=Frail).steps == trainer.steps
+
+
 def test_an_error_with_a_checkpoint_callback(tmp_path):
     trainer = frail(50, KeyError("lost"))
     with pytest.raises(KeyError) as caught:

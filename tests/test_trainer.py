@@ -487,6 +487,8 @@ def test_an_environment_that_cannot_be_built_again_needs_another_to_evaluate_in(
         ({"steps": 0}, ValueError, r"Argument `steps` must be at least 1\. Received: steps=0"),
         ({"steps": -5}, ValueError, r"Argument `steps` must be at least 1\. Received: steps=-5"),
         ({"steps": 1.5}, TypeError, r"Argument `steps` must be an integer\. Received: steps=1\.5"),
+        ({"steps": 9, "verbose": "loud"}, ValueError, r'`verbose` must be "auto", 0, 1 or 2\. Received: verbose=.loud'),
+        ({"steps": 9, "profile": "yes"}, TypeError, r"`profile` must be True or False\. Received: profile='yes'"),
         ({"episodes": 0}, ValueError, r"Argument `episodes` must be at least 1\. Received: episodes=0"),
     ],
 )

@@ -60,6 +60,16 @@ def test_a_callable():
         make_factory(lambda: counting.Counting())(render_mode="rgb_array")
 
 
+@pytest.mark.parametrize("made", [3, None, gymnasium.Env])
+def test_a_callable_that_makes_no_environment(made):
+    def make():
+        return made
+
+    for build in (lambda: make_vector(make, num_envs=2), make_factory(make)):
+        with pytest.raises(TypeError, match="An environment's callable must return a gymnasium.Env. Received: "):
+            build()
+
+
 def test_a_vector_environment_is_taken_as_it_is():
     vector = SyncVectorEnv([counting.Counting] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
     assert make_vector(vector) is make_vector(vector, num_envs=3) is vector

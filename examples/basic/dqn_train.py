@@ -20,10 +20,12 @@ from sota_dqn import DQNInference, DQNTrainer, callbacks, plots
 def build_model(env_id):
     """Returns a small network from observations to one value per action."""
     env = gymnasium.make(env_id)
-    layers = [keras.Input(env.observation_space.shape)]
+    layers = [keras.Input(env.observation_space.shape or (int(env.observation_space.n),))]  # a number comes one-hot
     for _ in range(2):
         layers += [keras.layers.Dense(128), keras.layers.LayerNormalization(), keras.layers.Activation("relu")]
-    return keras.Sequential([*layers, keras.layers.Dense(int(env.action_space.n))])
+    return keras.Sequential(
+        [*layers, keras.layers.Dense(int(getattr(env.action_space, "n", 1)))]
+    )  # the agent refuses others
 
 
 def main():
@@ -34,6 +36,8 @@ def main():
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/ENV)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
     options = parser.parse_args()
+    if options.steps < 1:
+        parser.error("--steps must be at least 1.")
     run = options.run or pathlib.Path("runs") / options.env.split("/")[-1]
 
     if options.resume:

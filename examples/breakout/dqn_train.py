@@ -95,7 +95,7 @@ def make_trainer(model, options):
         batch_size=options.batch_size // (2 if options.memory == "lstm" else 1),
         updates_per_step=updates_per_step,
         target_update=max(1, round(8_000 * updates_per_step)),  # counted in updates, which take 8,000 steps
-        learning_starts=options.replay // 20,
+        learning_starts=max(1_000, options.replay // 20),
         report_every=min(10_000, options.evaluate_every),
         seed=options.seed,
     )
@@ -134,6 +134,10 @@ def parse_options():
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
     options = parser.parse_args()
     options.run = options.run or pathlib.Path("runs") / f"Breakout-{options.memory}-{options.stack}"
+    if min(options.steps, options.envs, options.replay, options.evaluate_every, options.episodes) < 1:
+        parser.error("Numbers of steps, games and episodes must be at least 1.")
+    if options.resume and not (options.run / "config.json").exists():
+        parser.error(f"{options.run} holds no run to go on with.")
     if not options.resume and (options.run / "config.json").exists():
         parser.error(f"{options.run} holds a run already: go on by --resume, or begin another by --run DIRECTORY.")
     return options
@@ -148,16 +152,16 @@ def main():
     if options.resume:
         trainer = DQNTrainer.load(run)
         playing["env"] = trainer.recipe[1]["env"]  # with the sticky actions that the run began with
-        print(f"Going on from {run} after {trainer.steps:,} steps.")
+        print(f"Going on from {run} after {trainer.steps:,} steps, with the settings that it began with.")
     else:
         keras.utils.set_random_seed(options.seed)
         model = build_model(
             int(game().action_space.n), memory=options.memory, stack=options.stack, learning_rate=options.learning_rate
         )
+        trainer = make_trainer(model, options)
         score = DQNInference(model, **playing, epsilon=1).record(run / "random.gif", **film)
         print(f"A random agent scores {score:,.0f} in its first {options.film_steps} steps: {run / 'random.gif'}")
         plots.model_diagram(model, run / "model.png")
-        trainer = make_trainer(model, options)
 
     protocol = playing["env"].protocol
     print(f"Scores of evaluations: epsilon {options.epsilon:g}, {options.episodes} whole games; {protocol}.")

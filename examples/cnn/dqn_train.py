@@ -60,7 +60,7 @@ def make_trainer(model, options):
         batch_size=32,
         updates_per_step=0.25,
         target_update=2_000,  # updates, which take 8,000 steps
-        learning_starts=options.replay // 20,
+        learning_starts=max(1_000, options.replay // 20),
         report_every=min(10_000, options.evaluate_every),
         seed=options.seed,
     )
@@ -82,6 +82,10 @@ def parse_options():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
     options = parser.parse_args()
+    if min(options.steps, options.envs, options.replay, options.evaluate_every, options.episodes) < 1:
+        parser.error("Numbers of steps, games and episodes must be at least 1.")
+    if options.resume and not (options.run / "config.json").exists():
+        parser.error(f"{options.run} holds no run to go on with.")
     if not options.resume and (options.run / "config.json").exists():
         parser.error(f"{options.run} holds a run already: go on by --resume, or begin another by --run DIRECTORY.")
     return options
@@ -95,14 +99,14 @@ def main():
     print(f"Scores of evaluations: epsilon {options.epsilon:g}, {options.episodes} whole games; {GAME.protocol}.")
     if options.resume:
         trainer = DQNTrainer.load(run, preprocess=PREPROCESS)
-        print(f"Going on from {run} after {trainer.steps:,} steps.")
+        print(f"Going on from {run} after {trainer.steps:,} steps, with the settings that it began with.")
     else:
         keras.utils.set_random_seed(options.seed)
         model = build_model(num_actions=int(GAME().action_space.n))
+        trainer = make_trainer(model, options)
         score = DQNInference(model, **playing, epsilon=1).record(run / "random.gif", **film)
         print(f"A random agent scores {score:,.0f} in its first {options.film_steps} steps: {run / 'random.gif'}")
         plots.model_diagram(model, run / "model.png")
-        trainer = make_trainer(model, options)
 
     evaluation = callbacks.Evaluation(
         min(options.evaluate_every, options.steps),

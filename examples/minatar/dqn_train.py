@@ -3,7 +3,7 @@ evaluates it, saves it, and plots how it learned. Needs `pip install -e ".[minat
 
 # Breakout, minutes on two CPU cores
 python examples/minatar/dqn_train.py
-python examples/minatar/dqn_train.py --game freeway --steps 1000000
+python examples/minatar/dqn_train.py --game freeway --n-step 1 --steps 1000000  # with more steps it is not learned
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import keras
 from games import GAMES, Game
 
-from sota_dqn import DQNInference, DQNTrainer, callbacks, plots
+from sota_dqn import DQNInference, DQNTrainer, Replay, callbacks, plots
 
 FILM = 500  # steps of a film at most: a good agent plays for thousands
 
@@ -37,25 +37,33 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", choices=GAMES, default="breakout", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=500_000, help="environment steps in all (default: %(default)s)")
+    parser.add_argument("--envs", type=int, default=16, help="games played side by side (default: %(default)s)")
+    parser.add_argument("--replay", type=int, default=100_000, help="steps in the replay (default: %(default)s)")
+    parser.add_argument("--n-step", type=int, default=3, help="steps of reward in a return (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/minatar-GAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
     options = parser.parse_args()
     run = options.run or pathlib.Path("runs") / f"minatar-{options.game}"
+    if options.steps < 1:
+        parser.error("--steps must be at least 1.")
+    if options.resume and not (run / "config.json").exists():
+        parser.error(f"{run} holds no run to go on with.")
     if not options.resume and (run / "config.json").exists():
         parser.error(f"{run} holds a run already: go on by --resume, or begin another by --run DIRECTORY.")
     game = Game(options.game)
 
     if options.resume:
         trainer = DQNTrainer.load(run, env=game)
-        print(f"Going on from {run} after {trainer.steps:,} steps.")
+        print(f"Going on from {run} after {trainer.steps:,} steps, with the settings that it began with.")
     else:
         keras.utils.set_random_seed(options.seed)
         model = build_model(game)
+        settings = {"num_envs": options.envs, "replay": Replay(options.replay), "n_step": options.n_step}
+        trainer = DQNTrainer(game, model, **settings, seed=options.seed)
         score = DQNInference(model, env=game, epsilon=1).record(run / "random.gif", max_steps=FILM)
         print(f"A random agent scores {score:.0f}: {run / 'random.gif'}")
         plots.model_diagram(model, run / "model.png")
-        trainer = DQNTrainer(game, model, seed=options.seed)
 
     every = min(20_000, options.steps)
     evaluation = callbacks.Evaluation(every, best_model=run / "best.keras")
