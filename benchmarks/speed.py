@@ -89,8 +89,20 @@ def build_model(net):
     )
 
 
+def force_plan(net, *, compiler, fused):
+    """Has updates compiled by `"xla"` or as a plain `"graph"`, in a loop or unrolled.
+
+    Returns:
+        Whether that is what is taken anyway.
+    """
+    usual = backend.plan(convolutions=net == "nature")
+    forced = usual._replace(xla=compiler == "xla", fused=fused)
+    backend.plan = lambda **_: forced
+    return forced == usual
+
+
 def filled_trainer(*, capacity, updates_per_call, net="mlp"):
-    """Returns a trainer whose replay is full: prioritized, the rest as by default.
+    """Returns a trainer whose replay is full: prioritized, five steps without bounds, the rest as by default.
 
     It is full of CartPole played at random, or of pictures of noise in stacks of four. The LSTM is trained on sequences
     of 40 steps after a burn-in of 20.
@@ -184,7 +196,11 @@ def main():
     parser.add_argument("--large", type=int, default=CAPACITIES[1], help="the larger of two that are compared")
     parser.add_argument("--updates-per-call", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure")
+    parser.add_argument("--compiler", choices=["xla", "graph"], help="with --fused: not the way that is taken here")
+    parser.add_argument("--fused", action=argparse.BooleanOptionalAction, help="updates in a loop, or unrolled")
     options = parser.parse_args()
+    forced = {} if options.compiler is None else {"compiler": options.compiler, "fused": bool(options.fused)}
+    told = {"taken": force_plan(options.net, **forced)} if forced else {}
     if options.what == "update":
         result = {
             "updates_per_second": updates_per_second(
@@ -201,7 +217,7 @@ def main():
         result = capacities(**sizes, updates_per_call=options.updates_per_call, seconds=options.seconds)
     else:
         result = {"microseconds": sum_tree_microseconds(seconds=options.seconds)}
-    report(result, packages=(*PACKAGES, keras.config.backend()))
+    report({**result, **told}, packages=(*PACKAGES, keras.config.backend()))
 
 
 if __name__ == "__main__":

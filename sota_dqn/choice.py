@@ -115,7 +115,7 @@ class Choice:
 
 
 def _checked(actions, values):
-    """Returns what a policy chose from `values` (`[B, A]`), int32, and raises where it is not an integer each, `[B]`."""
+    """Returns what a policy chose from `values` (`[B, A]`), int32, and raises unless it is an integer each, `[B]`."""
     shape, dtype = tuple(actions.shape), keras.backend.standardize_dtype(actions.dtype)
     if shape != tuple(values.shape[:1]) or "int" not in dtype:
         raise ValueError(

@@ -24,6 +24,8 @@ from benchmarks import (
     memory_run,
     minatar,
     minatar_run,
+    plans,
+    speed,
     updates,
 )
 from benchmarks.common import Run
@@ -31,7 +33,7 @@ from benchmarks.tables import bootstrap_interval, describe, median, render_numbe
 from benchmarks.tasks import TASKS, Evaluation, area_under_curve, passed
 from benchmarks.variants import DEFAULTS, FACTORS, variants
 from examples.minatar.games import GAMES, Game
-from sota_dqn import DQNTrainer, Replay, samplers
+from sota_dqn import DQNTrainer, Replay, backend, samplers
 
 
 def evaluations(*returns, every=2_000):
@@ -488,3 +490,30 @@ def test_gpu_tables(tmp_path):
 def test_gpu_tables_of_the_peer_alone(tmp_path):
     gpu.write([record(part="training", **gpu.PEER, steps_per_second=400.0)], gpu_options(results=tmp_path))
     assert "Where the host's thread" not in (tmp_path / "gpu.md").read_text(encoding="utf-8")
+
+
+def test_ways_that_are_faster_than_the_one_taken(tmp_path):
+    options = argparse.Namespace(backend="tensorflow", nets=["mlp"], repetitions=1, seconds=1.0, results=tmp_path)
+    rates = {("xla", True): 100.0, ("xla", False): 109.0, ("graph", True): 120.0, ("graph", False): 20.0}
+
+    def records(taken):
+        return [
+            record(**key, updates_per_second=rates[way], process_seconds=9.0, taken=way == taken)
+            for key in plans.keys(options)
+            for way in [(key["compiler"], key["fused"])]
+        ]
+
+    assert plans.write(records(("graph", True)), options) == []
+    (found,) = plans.write(records(("xla", True)), options)
+    assert found == "mlp, tensorflow: graph, a loop is 1.20 times as fast as what is taken"
+    assert "| mlp | tensorflow | xla, unrolled | 109.0 | 1.09 | 9 |  |" in (tmp_path / "plans.md").read_text()
+
+
+def test_another_plan_is_forced(monkeypatch):
+    usual = backend.plan(convolutions=False)
+    monkeypatch.setattr(backend, "plan", backend.plan)
+    assert speed.force_plan("mlp", compiler="xla", fused=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(backend, "plan", backend.plan)
+    assert not speed.force_plan("mlp", compiler="graph", fused=False)
+    assert backend.plan(convolutions=True) == usual._replace(xla=False, fused=False)
