@@ -60,7 +60,7 @@ def check_it_goes_on(monkeypatch, capsys, run_of, stopped, steps):
     assert f"Stopped after {stopped:,} steps." in said
     run_as_told(monkeypatch, said, "To go on:")
     said = capsys.readouterr().out
-    assert f"Going on from runs/{run_of} after {stopped:,} steps." in said and f"{steps:,} steps in all" in said
+    assert f"Going on from runs/{run_of} after {stopped:,} steps" in said and f"{steps:,} steps in all" in said
     assert f"runs/{run_of}/best.keras" in said
     return said
 
@@ -123,7 +123,7 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
     tiny = "--steps 168 --envs 4 --replay 2000".split() + short
     run(monkeypatch, f"{example}/dqn_train.py", *tiny)
     said = capsys.readouterr().out
-    assert "Stopped after 136 steps." in said
+    assert "Stopped after 136 steps" in said
     config, history = read_run(directory)
     # 100 steps, a 20th of the replay, are not learned from, and the last step of all games comes after the updates.
     assert (config["steps"], config["updates"], history) == (136, 8, {})  # the epoch is not over
@@ -133,7 +133,7 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
 
     run_as_told(monkeypatch, said, "To go on:")
     said = capsys.readouterr().out
-    assert f"Going on from runs/{run_of} after 136 steps." in said
+    assert f"Going on from runs/{run_of} after 136 steps" in said
     assert said.count("epsilon 1, 1 whole games; sticky 0.25, the game's own actions") == 1
     config, history = read_run(directory)
     assert (config["steps"], config["updates"], history["steps"]) == (168, 16, [168])
@@ -144,6 +144,25 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
     assert "in the first 20 steps" in capsys.readouterr().out
     for film in ("random.gif", "trained.gif", "film.gif"):
         assert len(cv2.imreadanimation(str(directory / film))[1].frames) == 11
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("basic/dqn_train.py --steps 0", "--steps must be at least 1"),
+        ("cnn/dqn_train.py --evaluate-every 0", "must be at least 1"),
+        ("breakout/dqn_train.py --replay 0", "must be at least 1"),
+        ("cnn/dqn_train.py --resume", "runs/MsPacman holds no run to go on with"),
+        ("breakout/dqn_train.py --resume --run nowhere", "nowhere holds no run to go on with"),
+        ("minatar/dqn_train.py --resume", "runs/minatar-breakout holds no run to go on with"),
+    ],
+)
+def test_flags_that_make_no_run(monkeypatch, tmp_path, capsys, games, command, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *command.split())
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("example", ["cnn", "breakout"])

@@ -95,7 +95,7 @@ def make_trainer(model, options):
         batch_size=options.batch_size // (2 if options.memory == "lstm" else 1),
         updates_per_step=updates_per_step,
         target_update=max(1, round(8_000 * updates_per_step)),  # counted in updates, which take 8,000 steps
-        learning_starts=max(1_000, options.replay // 20),
+        learning_starts=max(options.replay // 20, 5 * options.envs, options.batch_size),
         report_every=min(10_000, options.evaluate_every),
         seed=options.seed,
     )

@@ -60,7 +60,7 @@ def make_trainer(model, options):
         batch_size=32,
         updates_per_step=0.25,
         target_update=2_000,  # updates, which take 8,000 steps
-        learning_starts=max(1_000, options.replay // 20),
+        learning_starts=max(options.replay // 20, 5 * options.envs, 32),
         report_every=min(10_000, options.evaluate_every),
         seed=options.seed,
     )
