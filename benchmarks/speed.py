@@ -101,8 +101,9 @@ def force_plan(net, *, compiler, fused):
     return forced == usual
 
 
-def filled_trainer(*, capacity, updates_per_call, net="mlp"):
-    """Returns a trainer whose replay is full: prioritized, five steps without bounds, the rest as by default.
+def filled_trainer(*, capacity, updates_per_call, net="mlp", defaults=False):
+    """Returns a trainer whose replay is full: prioritized, five steps without bounds, the rest as by default; or all by
+    default.
 
     It is full of CartPole played at random, or of pictures of noise in stacks of four. The LSTM is trained on sequences
     of 40 steps after a burn-in of 20.
@@ -112,17 +113,18 @@ def filled_trainer(*, capacity, updates_per_call, net="mlp"):
         "nature": {"eval_env": Unplayed, "frame_stack": 4},
         "lstm": {"sequences": Sequences(40, burn_in=20)},
     }[net]
+    algorithm = {"replay": Replay(capacity, sampler=samplers.Prioritized()), "n_step": 5, "bounds": None}
+    if defaults:
+        algorithm = {"replay": Replay(capacity)}
     trainer = DQNTrainer(
         Noise() if net == "nature" else "CartPole-v1",
         build_model(net),
-        **more,
-        replay=Replay(capacity, sampler=samplers.Prioritized()),
         policy=policies.EpsilonGreedy(1.0),
-        n_step=5,
-        bounds=None,
-        batch_size=BATCH_SIZE[net],
         updates_per_call=updates_per_call,
         learning_starts=2 * capacity,  # no update while the replay is filled
+        batch_size=BATCH_SIZE[net],
+        **algorithm,
+        **more,
     )
     trainer.train(steps=capacity, verbose=0)
     return trainer
@@ -136,9 +138,9 @@ def learn(trainer, calls):
         backend.wait(metrics)
 
 
-def updates_per_second(*, capacity, updates_per_call, seconds, net):
+def updates_per_second(*, capacity, updates_per_call, seconds, net, defaults=False):
     """Returns how many full updates are made in a second, from the host's random numbers to the new priorities."""
-    trainer = filled_trainer(capacity=capacity, updates_per_call=updates_per_call, net=net)
+    trainer = filled_trainer(capacity=capacity, updates_per_call=updates_per_call, net=net, defaults=defaults)
     calls = max(1, UPDATES_MEASURED[net] // updates_per_call)
     return calls * updates_per_call / rate(lambda: learn(trainer, calls), seconds=seconds)
 
@@ -190,7 +192,7 @@ def sum_tree_microseconds(*, seconds):
 def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["update", "capacities", "sum_tree"])
+    parser.add_argument("what", choices=["update", "defaults", "capacities", "sum_tree"])
     parser.add_argument("--net", choices=BATCH_SIZE, default="mlp")
     parser.add_argument("--capacity", type=int, default=100_000, help="rows, all of them filled")
     parser.add_argument("--large", type=int, default=CAPACITIES[1], help="the larger of two that are compared")
@@ -201,13 +203,14 @@ def main():
     options = parser.parse_args()
     forced = {} if options.compiler is None else {"compiler": options.compiler, "fused": bool(options.fused)}
     told = {"taken": force_plan(options.net, **forced)} if forced else {}
-    if options.what == "update":
+    if options.what in ("update", "defaults"):
         result = {
             "updates_per_second": updates_per_second(
                 capacity=options.capacity,
                 updates_per_call=options.updates_per_call,
                 seconds=options.seconds,
                 net=options.net,
+                defaults=options.what == "defaults",
             )
         }
         if options.net == "nature":

@@ -34,6 +34,7 @@ CAPACITY = 100_000
 LARGE = 1_000_000
 UPDATES_PER_CALL = {"mlp": (1, 32, 64), "nature": (1, 8), "lstm": (1, 8, 32)}
 FUSED = 32  # updates per call in the comparison of two capacities
+ALGORITHMS = {"update": "prioritized, double, 5-step", "defaults": "the defaults, with bounds"}
 PEER = {"what": "update", "agent": "stable-baselines3", "backend": "torch", "updates_per_call": 1}
 
 
@@ -52,6 +53,7 @@ def configurations(options):
             keys.append({**PEER, "capacity": options.capacity})
         if options.net != "mlp":
             continue
+        keys.append(ours("defaults", backend, updates_per_call=FUSED, capacity=options.capacity))
         keys.append(ours("capacities", backend, updates_per_call=FUSED, large=options.large))
         keys.append(ours("sum_tree", backend))
     return [key for i, key in enumerate(keys) if key not in keys[:i]]
@@ -98,11 +100,11 @@ def updates_table(records, options):
     base = statistics.median(peer) if peer else None
     rows = [["stable-baselines3, torch: plain DQN", 1, *spread(peer), "1.0"]] if peer else []
     for backend in common.backends(options.backend):
-        for updates_per_call in UPDATES_PER_CALL[options.net]:
-            key = ours("update", backend, updates_per_call=updates_per_call, capacity=options.capacity)
-            found = values(records, key)
+        measured = [("update", number) for number in UPDATES_PER_CALL[options.net]]
+        for what, updates_per_call in [*measured, *([("defaults", FUSED)] if options.net == "mlp" else [])]:
+            found = values(records, ours(what, backend, updates_per_call=updates_per_call, capacity=options.capacity))
             ratio = statistics.median(found) / base if base else None
-            name = f"sota_dqn, {backend}: prioritized, double, 5-step"
+            name = f"sota_dqn, {backend}: {ALGORITHMS[what]}"
             rows.append([name, updates_per_call, *spread(found), render_number(ratio)])
     return render_table(["agent", "updates per call", "updates/s, median", "least", "most", "ratio"], rows)
 

@@ -198,11 +198,13 @@ def test_updates_table():
     keys = updates.ours("update", "jax", updates_per_call=32, capacity=100)
     rates = [(updates.PEER | {"capacity": 100}, [10.0, 30.0, 20.0]), (keys, [100.0, 300.0, 200.0])]
     rates += [(keys | {"updates_per_call": k}, [50.0]) for k in updates.UPDATES_PER_CALL["mlp"] if k != 32]
+    rates += [(updates.ours("defaults", "jax", updates_per_call=32, capacity=100), [80.0])]
     records = [record(**key, updates_per_second=value) for key, found in rates for value in found]
 
     table = updates.updates_table(records, argparse.Namespace(backend="jax", capacity=100, peers=True, net="mlp"))
     assert "| stable-baselines3, torch: plain DQN | 1 | 20 | 10 | 30 | 1.0 |" in table
     assert "| sota_dqn, jax: prioritized, double, 5-step | 32 | 200 | 100 | 300 | 10.0 |" in table
+    assert "| sota_dqn, jax: the defaults, with bounds | 32 | 80 | 80 | 80 | 4.0 |" in table
 
 
 def test_defaults_of_the_ablation_are_those_of_the_library():
