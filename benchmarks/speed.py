@@ -90,15 +90,9 @@ def build_model(net):
 
 
 def force_plan(net, *, compiler, fused):
-    """Has updates compiled by `"xla"` or as a plain `"graph"`, in a loop or unrolled.
-
-    Returns:
-        Whether that is what is taken anyway.
-    """
-    usual = backend.plan(convolutions=net == "nature")
-    forced = usual._replace(xla=compiler == "xla", fused=fused)
+    """Has updates compiled by `"xla"` or as a plain `"graph"`, in a loop or unrolled."""
+    forced = backend.plan(convolutions=net == "nature")._replace(xla=compiler == "xla", fused=fused)
     backend.plan = lambda **_: forced
-    return forced == usual
 
 
 def filled_trainer(*, capacity, updates_per_call, net="mlp", defaults=False):
@@ -201,8 +195,10 @@ def main():
     parser.add_argument("--compiler", choices=["xla", "graph"], help="with --fused: not the way that is taken here")
     parser.add_argument("--fused", action=argparse.BooleanOptionalAction, help="updates in a loop, or unrolled")
     options = parser.parse_args()
-    forced = {} if options.compiler is None else {"compiler": options.compiler, "fused": bool(options.fused)}
-    told = {"taken": force_plan(options.net, **forced)} if forced else {}
+    if (options.compiler is None) != (options.fused is None):
+        parser.error("--compiler needs --fused or --no-fused, and they need --compiler.")
+    if options.compiler is not None:
+        force_plan(options.net, compiler=options.compiler, fused=options.fused)
     if options.what in ("update", "defaults"):
         result = {
             "updates_per_second": updates_per_second(
@@ -220,7 +216,7 @@ def main():
         result = capacities(**sizes, updates_per_call=options.updates_per_call, seconds=options.seconds)
     else:
         result = {"microseconds": sum_tree_microseconds(seconds=options.seconds)}
-    report({**result, **told}, packages=(*PACKAGES, keras.config.backend()))
+    report(result, packages=(*PACKAGES, keras.config.backend()))
 
 
 if __name__ == "__main__":

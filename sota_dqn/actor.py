@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from sota_dqn.checks import flaw_of
+from sota_dqn.environments import in_float32
 from sota_dqn.types import Steps
 
 __all__ = ["Actor", "Episode"]
@@ -173,10 +175,8 @@ class Actor:
         outcome = self.environments.step(actions)
         observation = self.preprocess(outcome.observation)
         final = None if outcome.final_observation is None else self.preprocess(outcome.final_observation)
-        with np.errstate(over="ignore"):
-            learned = self._learned(outcome.reward).astype("float32")
-        reward = np.where(np.isfinite(learned), outcome.reward, learned)  # infinite where float32 cannot hold it
-        self._check(reward, observation, final, outcome.begun)
+        learned = self._learned(outcome.reward)
+        self._check(in_float32(outcome.reward, learned), observation, final, outcome.begun)
         if self.full:
             self.flush()
         every = np.arange(len(actions))
@@ -387,11 +387,10 @@ class Actor:
             ("observation", final, made),
             ("observation", observation, now),
         ):
-            if values is None or values.dtype.kind != "f" or np.isfinite(values).all():
+            if values is None or flaw_of(values) is None:
                 continue
-            stream = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
-            kind = "NaN" if np.isnan(values[stream]).any() else "infinite"
+            stream, flaw = next((i, flaw_of(value)) for i, value in enumerate(values) if flaw_of(value))
             raise ValueError(
-                f"The {what} of environment {self.environments.first + stream} is {kind} at step {int(steps[stream])} "
+                f"The {what} of environment {self.environments.first + stream} is {flaw} at step {int(steps[stream])} "
                 f"of its episode {int(episodes[stream])}. The steps before it are kept."
             )

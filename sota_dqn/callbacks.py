@@ -61,7 +61,7 @@ def arrange(given, record, *, verbose):
     """
     for callback in given:
         if not isinstance(callback, keras.callbacks.Callback):
-            raise TypeError(f"Argument `callbacks` must be a list of Keras callbacks. Received: {callback!r}")
+            raise TypeError(f"Argument `callbacks` must be a list of Keras callbacks. Received: callbacks={given!r}")
     if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in given):
         raise ValueError(
             "BackupAndRestore cannot resume a replay and its environments: use "

@@ -12,6 +12,7 @@ import types
 
 import gymnasium
 import numpy as np
+from keras import backend, ops
 
 __all__ = [
     "check_bool",
@@ -23,8 +24,10 @@ __all__ = [
     "check_named",
     "check_number",
     "check_probability",
+    "flaw_of",
     "is_integer",
     "is_number",
+    "one_per_sample",
 ]
 
 
@@ -128,6 +131,36 @@ def check_id(env):
         near = difflib.get_close_matches(env, gymnasium.registry, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"Unknown environment id.{hint}{missing} Received: env={env!r} ({error})") from error
+
+
+def flaw_of(values):
+    """Returns "NaN" or "infinite" where an array, or a number of NumPy, holds such, None where all is finite."""
+    if (values.dtype.kind != "f" and values.dtype.name != "bfloat16") or np.isfinite(values).all():
+        return None
+    return "NaN" if np.isnan(values).any() else "infinite"
+
+
+def one_per_sample(found, size, argument, *, integer=False):
+    """Returns as a tensor what a function of the user's has found for so many samples, `[size]`.
+
+    Args:
+        found: What it returned.
+        size: How many samples it was given.
+        argument: What the user's argument is called, for the error.
+        integer: Whether it must be integers; booleans are.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    tensor = ops.convert_to_tensor(found)
+    shape, dtype = tuple(tensor.shape), backend.standardize_dtype(tensor.dtype)
+    if shape != (size,) or (integer and backend.is_float_dtype(dtype)):
+        kind = "integer" if integer else "number"
+        raise ValueError(
+            f"Argument `{argument}` must be a function that returns one {kind} per sample, of shape {(size,)}. "
+            f"Received: shape={shape}, dtype={dtype}"
+        )
+    return tensor
 
 
 def _given(arguments):

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from sota_dqn import backend
+from sota_dqn.checks import one_per_sample
 from sota_dqn.models import is_recurrent, model_inputs, previous_inputs
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.storage import merge_frames
@@ -51,9 +51,14 @@ class Choice:
                 before = self.recurrent.begin(states, begun)
                 values, after = self.recurrent.step(observations, before)
             values = ops.cast(values, "float32")  # whatever it computes in
+
+            def act(part):
+                actions = one_per_sample(part(values, uniform, step), values.shape[0], "policy", integer=True)
+                return ops.cast(actions, "int32")
+
             if isinstance(which, tuple):
-                return _checked(policy(values, uniform, step), values), values, before, after
-            actions = ops.stack([_checked(part(values, uniform, step), values) for part in policy.parts])
+                return act(policy), values, before, after
+            actions = ops.stack([act(part) for part in policy.parts])
             return ops.take_along_axis(actions, which[None], axis=0)[0], values, before, after
 
         variables = [*model.variables, *(self.recurrent.initial if self.recurrent else [])]
@@ -110,19 +115,8 @@ class Choice:
     def _last(self, size, rewards):
         """Returns the last actions and what they brought, `[B]` each; zeros where there are none."""
         actions = ops.zeros(size, "int32") if self.actions is None or len(self.actions) != size else self.actions
-        rewards = np.zeros(size, "float32") if rewards is None else np.asarray(rewards, "float32")
-        return actions, np.clip(rewards, -1.0, 1.0) if self.clip_rewards else rewards
-
-
-def _checked(actions, values):
-    """Returns what a policy chose from `values` (`[B, A]`), int32, and raises unless it is an integer each, `[B]`."""
-    shape, dtype = tuple(actions.shape), keras.backend.standardize_dtype(actions.dtype)
-    if shape != tuple(values.shape[:1]) or "int" not in dtype:
-        raise ValueError(
-            f"Argument `policy` must return one integer per observation, of shape {tuple(values.shape[:1])}. Received: "
-            f"shape={shape}, dtype={dtype}"
-        )
-    return ops.cast(actions, "int32")
+        rewards = np.zeros(size) if rewards is None else np.asarray(rewards)
+        return actions, (np.clip(rewards, -1.0, 1.0) if self.clip_rewards else rewards).astype("float32")
 
 
 class Frames:

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from sota_dqn import losses, targets
-from sota_dqn.checks import check_probability, is_integer, is_number
+from sota_dqn.checks import check_probability, is_integer, is_number, one_per_sample
 from sota_dqn.learner import Learner
 from sota_dqn.models import is_recurrent, previous_inputs
 from sota_dqn.recurrent import Recurrent
@@ -256,7 +256,7 @@ class DQNLearner(Learner):
         else:
             judged = after[:, self.next_horizon]
         next_state = NextState(values=self.values(next_observation), target_values=judged, step=step)
-        next_values = targets.checked(self.target(next_state), next_state)  # [B]
+        next_values = one_per_sample(self.target(next_state), returns.shape[0], "target")  # [B]
         y = self.squash(bootstrapped(returns, discounts, self.unsquash(next_values)))  # [B]
 
         def loss():

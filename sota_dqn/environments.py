@@ -10,7 +10,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from sota_dqn.seeds import episode_seed
 from sota_dqn.spaces import check_spaces
 
-__all__ = ["Environments", "Outcome", "ended_of"]
+__all__ = ["Environments", "Outcome", "ended_of", "in_float32"]
 
 
 class Outcome(NamedTuple):
@@ -253,3 +253,10 @@ def ended_of(terminated, truncated, info):
     """Returns where an episode is over, `[E]` bool; Atari's lost lives are terminations that end nothing."""
     terminated, truncated = np.asarray(terminated), np.asarray(truncated)
     return (terminated & ~info["life_lost"] | truncated) if "life_lost" in info else terminated | truncated
+
+
+def in_float32(rewards, learned):
+    """Returns `rewards` (`[E]`), infinite where float32 cannot hold what is `learned` (`[E]`) of them."""
+    with np.errstate(over="ignore"):
+        stored = learned.astype("float32")
+    return np.where(np.isfinite(stored), rewards, stored)

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from sota_dqn.checks import check_distinct
+from sota_dqn.checks import check_distinct, flaw_of
 from sota_dqn.environments import ended_of
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.spaces import describe_space, is_supported
@@ -172,7 +172,8 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
         The returns and the lengths, two lists in the order of the seeds.
 
     Raises:
-        ValueError: If a reward or an observation is not finite; it names the episode's seed and the step.
+        ValueError: If a reward, or an observation that is acted on, is not finite; it names the episode's seed and the
+            step.
     """
     most = 1 if getattr(make, "single", False) else MOST_ENVIRONMENTS
     together = on_step is None and hasattr(make, "make_vector")
@@ -219,17 +220,17 @@ def _check_finite(what, values, playing, seeds, steps):
     """Raises ValueError where a number of an episode that is played is not finite.
 
     Args:
-        what: What the `values` are, `[N, ...]`.
+        what: What the values are, for the error.
+        values: `[N, ...]`.
         playing: The numbers of the episodes, `[N]`, None where none is played.
         seeds: One per episode.
         steps: Likewise. Step 0 is an episode's first observation.
     """
-    if values.dtype.kind != "f" or np.isfinite(values).all():
-        return
-    for value, number in zip(values, playing, strict=True):
-        if number is not None and not np.isfinite(value).all():
-            kind = "NaN" if np.isnan(value).any() else "infinite"
-            raise ValueError(f"The {what} is {kind} at step {steps[number]} of the episode of seed {seeds[number]}.")
+    for value, number in zip(values, playing, strict=True) if flaw_of(values) else ():
+        if number is not None and flaw_of(value):
+            raise ValueError(
+                f"The {what} is {flaw_of(value)} at step {steps[number]} of the episode of seed {seeds[number]}."
+            )
 
 
 class _OneByOne:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from sota_dqn import atari, checkpoint, recorder
-from sota_dqn.checks import check_count, check_count_or_none, check_probability
+from sota_dqn.checks import check_count, check_count_or_none, check_probability, flaw_of
 from sota_dqn.choice import Choice, Frames
 from sota_dqn.evaluation import describe, first_observation, make_playing_factory, play_episodes, summarize
 from sota_dqn.models import check_shapes, has_convolutions, is_recurrent, observation_shape, previous_inputs
@@ -92,13 +92,16 @@ class DQNInference:
             An integer, or `[E]` integers, as the environment takes them.
 
         Raises:
-            ValueError: If the observation does not fit the model, or the reward is needed or does not fit.
+            ValueError: If the observation does not fit the model or is not finite, or the reward is needed or does not
+                fit.
         """
         batch, single = self._batch(np.asarray(observation))
         begins = self._begun is None or len(self._begun) != len(batch)
         begun = np.ones(len(batch), bool) if begins else self._begun
         rewards = self._rewards(reward, begun)
         batch = self._preprocess(batch)
+        if flaw_of(batch):
+            raise ValueError(f"Argument `observation` must be finite. Received: observation={observation!r}")
         self._begun = begun
         if begins:
             self._frames = Frames(self.frame_stack, "reset")
@@ -299,8 +302,6 @@ class DQNInference:
             with np.errstate(invalid="ignore"):
                 cast = batch.astype(dtype, copy=False)
             if dtype.kind == "f" or cast is batch or np.array_equal(cast, batch):
-                if dtype.kind == "f" and not np.isfinite(cast).all():
-                    raise ValueError(f"Argument `observation` must be finite. Received: observation={observation!r}")
                 return cast, single
         raise ValueError(
             f"Argument `observation` must be one of shape {tuple(shape)} and dtype {dtype}, or a batch of such. "

@@ -9,7 +9,7 @@ can name it.
 import keras
 from keras import ops
 
-from sota_dqn.checks import check_named, check_number
+from sota_dqn.checks import check_named, check_number, one_per_sample
 from sota_dqn.types import recorded
 
 __all__ = ["checked", "from_keras", "huber", "linear_lower_bound", "lower_bound", "squared"]
@@ -24,13 +24,7 @@ def checked(function, argument):
     """
 
     def call(first, *others):
-        found = function(first, *others)
-        if tuple(found.shape) != tuple(first.shape):
-            raise ValueError(
-                f"Argument `{argument}` must be a function that returns one number per sample, of shape "
-                f"{tuple(first.shape)}. Received: shape={tuple(found.shape)}"
-            )
-        return found
+        return one_per_sample(function(first, *others), first.shape[0], argument)
 
     return call
 

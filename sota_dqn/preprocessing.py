@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from gymnasium import spaces
 
-from sota_dqn.checks import check_count
+from sota_dqn.checks import check_count, flaw_of
 from sota_dqn.types import recorded
 
 __all__ = ["Preprocessing", "atari", "crop", "grayscale", "one_hot", "resize"]
@@ -79,8 +79,7 @@ class Preprocessing:
                 "far. "
                 f"Received: {observations.shape[1:]} of {observations.dtype.name}"
             )
-        ours = self.functions and observations.dtype.kind == "f"
-        if ours and not np.isfinite(observations).all() and np.isfinite(given).all():
+        if self.functions and flaw_of(observations) and not flaw_of(np.asarray(given)):
             wrong = ~np.isfinite(observations.reshape(batch, -1)).all(axis=1)
             raise ValueError(
                 f"Preprocessing must return finite numbers. Received: {observations[wrong][0]} for environment "

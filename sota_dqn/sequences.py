@@ -3,10 +3,10 @@
 from keras import ops, tree
 
 from sota_dqn import backend, returns
-from sota_dqn.checks import check_count, check_count_or_none, check_probability
+from sota_dqn.checks import check_count, check_count_or_none, check_probability, one_per_sample
 from sota_dqn.learner import Learner
 from sota_dqn.models import differs_in_training
-from sota_dqn.targets import checked, value_of
+from sota_dqn.targets import value_of
 from sota_dqn.types import NextState, Steps, recorded
 
 __all__ = ["SequenceLearner", "Sequences"]
@@ -194,7 +194,8 @@ class SequenceLearner(Learner):
             return ops.reshape(ops.take_along_axis(all_values, after, axis=1), (-1, num_actions))  # [B L, A]
 
         next_state = NextState(values=bootstrap(values), target_values=bootstrap(judged), step=step)
-        next_values = self.unsquash(checked(self.target(next_state), next_state))
+        found = one_per_sample(self.target(next_state), next_state.values.shape[0], "target")
+        next_values = self.unsquash(found)
         return ops.reshape(self.squash(returns.bootstrapped(gained, discounts, next_values)), (-1, length))
 
     def lower_bounds(self, rows, window, judged):

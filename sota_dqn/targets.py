@@ -11,7 +11,7 @@ from keras import ops
 from sota_dqn.checks import check_number, check_probability
 from sota_dqn.types import recorded
 
-__all__ = ["checked", "double", "expected_sarsa", "maximum", "mellowmax", "value_of"]
+__all__ = ["double", "expected_sarsa", "maximum", "mellowmax", "value_of"]
 
 
 def value_of(values, action):
@@ -26,16 +26,6 @@ def value_of(values, action):
     """
     taken = ops.equal(ops.expand_dims(action, -1), ops.arange(values.shape[-1]))
     return ops.sum(ops.where(taken, values, 0.0), axis=-1)
-
-
-def checked(found, next_state):
-    """Returns what a target has `found`, and raises ValueError unless it is one value per sample, `[B]`."""
-    shape, wanted = tuple(found.shape), tuple(next_state.values.shape[:1])
-    if shape != wanted:
-        raise ValueError(
-            f"Argument `target` must return one value per sample, of shape {wanted}. Received: shape={shape}"
-        )
-    return found
 
 
 def maximum(next_state):

@@ -155,6 +155,9 @@ def _make_async(factory, num_envs):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     try:
         return AsyncVectorEnv([factory] * num_envs, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+    except AttributeError:
+        _call(factory).close()  # it tells better of what is no environment
+        raise
     except (EOFError, ConnectionError) as error:
         raise RuntimeError(
             "The worker processes did not start. A script that uses vectorization_mode='async' must keep its work "

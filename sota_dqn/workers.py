@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sota_dqn.actor import Episode
-from sota_dqn.checks import check_distinct
+from sota_dqn.checks import check_distinct, flaw_of
 from sota_dqn.choice import Frames
-from sota_dqn.environments import Environments
+from sota_dqn.environments import Environments, in_float32
 from sota_dqn.preprocessing import Preprocessing
 from sota_dqn.schedules import linear
 from sota_dqn.seeds import episode_seeds
@@ -115,11 +115,12 @@ class Worker:
         with clock("environment"):
             outcome = self.environments.step(np.array([self.action]))
         reward, terminated, over = float(outcome.reward[0]), bool(outcome.terminated[0]), bool(outcome.ended[0])
-        self.rewards[self.length] = np.clip(reward, -1.0, 1.0) if self.clip_rewards else reward
+        learned = np.clip(outcome.reward, -1.0, 1.0) if self.clip_rewards else outcome.reward
+        self.rewards[self.length] = learned[0]
         self.length += 1
         self.episode_return += reward
         self.episode_length += 1
-        self._check("reward", outcome.reward, over)
+        self._check("reward", in_float32(outcome.reward, learned), over)
         self.observation = self.preprocess(outcome.final_observation if over else outcome.observation)
         self._check("observation", self.observation, over)
         self.seen = self.frames(self.observation, np.zeros(1, bool))
@@ -218,9 +219,9 @@ class Worker:
     def _check(self, what, values, over=False):
         """Raises ValueError where a number is NaN or infinite. Step 0 of an episode is its first observation; where
         one is `over`, the next has been counted already."""
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        if flaw_of(values):
             raise ValueError(
-                f"The {what} of worker {self.number} is {'NaN' if np.isnan(values).any() else 'infinite'} at step "
+                f"The {what} of worker {self.number} is {flaw_of(values)} at step "
                 f"{self.episode_length} of its episode {int(self.environments.episodes[0]) - over}."
             )
 

@@ -2,10 +2,13 @@
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
+from keras import ops
 
 from sota_dqn import checks
+from sota_dqn.checks import flaw_of, one_per_sample
 
 
 @pytest.mark.parametrize("value", [0, 5, np.int64(5), np.uint8(0)])
@@ -91,3 +94,25 @@ def test_none_where_it_is_and_is_not_allowed():
         checks.check_bool(flag=None)
     with pytest.raises(TypeError, match="Received: flag='no'"):
         checks.check_bool_or_none(flag="no")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_flaws(dtype):
+    values = np.zeros(3, ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    assert flaw_of(values) is None
+    values[1] = np.inf
+    assert (flaw_of(values), flaw_of(values[1]), flaw_of(values[0])) == ("infinite", "infinite", None)
+    values[2] = np.nan
+    assert flaw_of(values) == "NaN"
+    assert flaw_of(np.zeros(3, "uint8")) is None
+
+
+def test_one_per_sample():
+    assert ops.convert_to_numpy(one_per_sample([3, 4], 2, "policy", integer=True)).tolist() == [3, 4]
+    one_per_sample(np.array([True, False]), 2, "policy", integer=True)
+    one_per_sample(np.zeros(2, "float32"), 2, "loss")
+    for wrong in (np.zeros(2, "float32"), np.zeros((2, 1), "int32"), np.zeros(3, "int32"), 1):
+        with pytest.raises(
+            ValueError, match=r"`policy` must be a function that returns one integer .* \(2,\)\. Received"
+        ):
+            one_per_sample(wrong, 2, "policy", integer=True)

@@ -95,5 +95,7 @@ def test_bad_hold(hold):
 def test_what_is_not_an_integer_each(policy, message, mixed):
     which = np.array([0, 1, 1], "int32") if mixed else ()
     chooses = choice(policies.Switching(policies.Greedy(), policy, 0.5) if mixed else policy)
-    with pytest.raises(ValueError, match=r"`policy` must return one integer per observation, .* \(3,\). .*" + message):
+    with pytest.raises(
+        ValueError, match=r"`policy` must be a function that returns one integer per .* \(3,\). .*" + message
+    ):
         chooses(np.zeros((3, 1), "float32"), 0, which=which)

@@ -123,7 +123,7 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
     tiny = "--steps 168 --envs 4 --replay 2000".split() + short
     run(monkeypatch, f"{example}/dqn_train.py", *tiny)
     said = capsys.readouterr().out
-    assert "Stopped after 136 steps" in said
+    assert "Stopped after 136 steps." in said
     config, history = read_run(directory)
     # 100 steps, a 20th of the replay, are not learned from, and the last step of all games comes after the updates.
     assert (config["steps"], config["updates"], history) == (136, 8, {})  # the epoch is not over
@@ -133,7 +133,7 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
 
     run_as_told(monkeypatch, said, "To go on:")
     said = capsys.readouterr().out
-    assert f"Going on from runs/{run_of} after 136 steps" in said
+    assert f"Going on from runs/{run_of} after 136 steps, with the settings that it began with." in said
     assert said.count("epsilon 1, 1 whole games; sticky 0.25, the game's own actions") == 1
     config, history = read_run(directory)
     assert (config["steps"], config["updates"], history["steps"]) == (168, 16, [168])
@@ -150,6 +150,7 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
     ("command", "message"),
     [
         ("basic/dqn_train.py --steps 0", "--steps must be at least 1"),
+        ("basic/dqn_train.py --resume", "runs/CartPole-v1 holds no run to go on with"),
         ("cnn/dqn_train.py --evaluate-every 0", "must be at least 1"),
         ("breakout/dqn_train.py --replay 0", "must be at least 1"),
         ("cnn/dqn_train.py --resume", "runs/MsPacman holds no run to go on with"),

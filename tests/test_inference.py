@@ -193,6 +193,8 @@ def test_a_wrong_observation_changes_nothing(wrong, frame_stack):
 def test_an_observation_that_is_not_finite(number):
     with pytest.raises(ValueError, match="`observation` must be finite. Received: observation="):
         DQNInference(network(2)).act(np.array([0, number]))
+    agent = DQNInference(network(2), env=Wide, preprocess=lambda x: np.nan_to_num(x, posinf=9.0))  # as in training
+    assert agent.act(np.array([0, number], "float32")) in range(4)
 
 
 def test_a_wrong_observation_of_a_model_alone():

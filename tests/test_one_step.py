@@ -337,6 +337,20 @@ def test_a_reward_that_is_not_a_number(in_a_directory_of_its_own):
     trainer.close()
 
 
+def test_a_reward_that_is_too_large(in_a_directory_of_its_own):
+    """It would be infinite in single precision, in which it is learned from."""
+
+    class Large(gymnasium.Wrapper):
+        def step(self, action):
+            observation, _, *rest = self.env.step(action)
+            return observation, 1e39, *rest
+
+    trainer = make(lambda: Large(gymnasium.make("CartPole-v1")))
+    with pytest.raises(ValueError, match=r"The reward of worker \d is infinite at step 1 of its episode 1\."):
+        trainer.train(100, verbose=0)
+    trainer.close()
+
+
 def test_ctrl_c_keeps_a_checkpoint_and_training_goes_on(tmp_path):
     def press():
         os.kill(os.getpid(), signal.SIGINT)
@@ -539,6 +553,8 @@ def test_environments_are_closed_where_the_trainer_is_not_made(settings):
         def close(self):
             closed.append(1)
 
+    with pytest.raises(ValueError, match="`use_ema=True` keeps an average"):
+        make(model=network(optimizer=keras.optimizers.SGD(0.1, use_ema=True)))
     rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
     settings = {"model": network(2, 3, optimizer=keras.optimizers.SGD(rate)), **settings}
     with pytest.raises((ValueError, TypeError)):

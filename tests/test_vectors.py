@@ -70,6 +70,11 @@ def test_a_callable_that_makes_no_environment(made):
             build()
 
 
+def test_a_callable_that_makes_no_environment_for_workers():
+    with pytest.raises(TypeError, match="An environment's callable must return a gymnasium.Env. Received: 0 of "):
+        make_vector(int, num_envs=2, mode="async")
+
+
 def test_a_vector_environment_is_taken_as_it_is():
     vector = SyncVectorEnv([counting.Counting] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
     assert make_vector(vector) is make_vector(vector, num_envs=3) is vector

@@ -20,12 +20,13 @@ from sota_dqn import DQNInference, DQNTrainer, callbacks, plots
 def build_model(env_id):
     """Returns a small network from observations to one value per action."""
     env = gymnasium.make(env_id)
-    layers = [keras.Input(env.observation_space.shape or (int(env.observation_space.n),))]  # a number comes one-hot
+    discrete = isinstance(env.action_space, gymnasium.spaces.Discrete)
+    outputs = int(env.action_space.n) if discrete else 1  # which the agent refuses
+    inputs = env.observation_space.shape or (int(getattr(env.observation_space, "n", 1)),)  # a number comes one-hot
+    layers = [keras.Input(inputs)]
     for _ in range(2):
         layers += [keras.layers.Dense(128), keras.layers.LayerNormalization(), keras.layers.Activation("relu")]
-    return keras.Sequential(
-        [*layers, keras.layers.Dense(int(getattr(env.action_space, "n", 1)))]
-    )  # the agent refuses others
+    return keras.Sequential([*layers, keras.layers.Dense(outputs)])
 
 
 def main():
@@ -36,9 +37,11 @@ def main():
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/ENV)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
     options = parser.parse_args()
+    run = options.run or pathlib.Path("runs") / options.env.split("/")[-1]
     if options.steps < 1:
         parser.error("--steps must be at least 1.")
-    run = options.run or pathlib.Path("runs") / options.env.split("/")[-1]
+    if options.resume and not (run / "config.json").exists():
+        parser.error(f"{run} holds no run to go on with.")
 
     if options.resume:
         trainer = DQNTrainer.load(run)

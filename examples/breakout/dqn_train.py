@@ -80,7 +80,7 @@ def make_trainer(model, options):
     With memory an update trains 16 sequences of 20 steps instead of 32 single ones, so that there is one for ten: every
     step is trained on as often.
     """
-    sparse = 10 if options.memory == "lstm" else 1
+    sparse, rows = (10, 40) if options.memory == "lstm" else (1, 5)  # rows of each game that make one to learn from
     updates_per_step = options.updates_per_step / sparse
     return DQNTrainer(
         make_game(options),
@@ -95,7 +95,7 @@ def make_trainer(model, options):
         batch_size=options.batch_size // (2 if options.memory == "lstm" else 1),
         updates_per_step=updates_per_step,
         target_update=max(1, round(8_000 * updates_per_step)),  # counted in updates, which take 8,000 steps
-        learning_starts=max(options.replay // 20, 5 * options.envs, options.batch_size),
+        learning_starts=max(options.replay // 20, rows * options.envs, options.batch_size),
         report_every=min(10_000, options.evaluate_every),
         seed=options.seed,
     )

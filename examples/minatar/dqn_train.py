@@ -3,7 +3,7 @@ evaluates it, saves it, and plots how it learned. Needs `pip install -e ".[minat
 
 # Breakout, minutes on two CPU cores
 python examples/minatar/dqn_train.py
-python examples/minatar/dqn_train.py --game freeway --n-step 1 --steps 1000000  # with more steps it is not learned
+python examples/minatar/dqn_train.py --game freeway --n-step 1 --steps 1000000  # with two or more it is not learned
 """
 
 import argparse
