@@ -58,7 +58,7 @@ def plan(*, convolutions, host_rows=False, backend=BACKEND, device=None):
     """Returns the fastest way to compile a program, as measured by `python -m benchmarks.plans`.
 
     Dense networks and accelerators: XLA, with the repetitions fused. XLA's CPU backend runs a convolution inside a loop
-    20 times slower than outside it, so there JAX unrolls and TensorFlow takes the plain graph. Small dense operations
+    ten times slower than outside it, so there JAX unrolls and TensorFlow takes the plain graph. Small dense operations
     lose more to waking threads than they win, and the other core is busy with the environments. XLA on
     TensorFlow cannot call the host.
 
