@@ -408,4 +408,4 @@ def test_a_replay_with_another_sampler(learned):
     sampler = {type(x): x for x in (samplers.Uniform(), samplers.Prioritized())}
     sampler.pop(type(DQNTrainer.load(path).replay.sampler))
     with pytest.raises(ValueError, match="of a replay with another sampler"):
-        DQNTrainer.load(path, replay=Replay(400, sampler=next(iter(sampler.values()))))
+        DQNTrainer.load(path, replay=Replay(160, sampler=next(iter(sampler.values()))))
