@@ -62,8 +62,13 @@ def set_launch(launch):
     if launch == "graph":
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer={CUDA_GRAPHS}"
     if launch == "unrolled":
-        plan = backend.plan
-        backend.plan = lambda **settings: plan(**settings)._replace(fused=False)
+        change_plan(fused=False)
+
+
+def change_plan(**changes):
+    """Has programs compiled as `backend.plan` says, but for these fields of a `Plan`."""
+    plan = backend.plan
+    backend.plan = lambda **settings: plan(**settings)._replace(**changes)
 
 
 def build_model(net):
@@ -87,12 +92,6 @@ def build_model(net):
             keras.layers.Dense(NUM_ACTIONS),
         ]
     )
-
-
-def force_plan(net, *, compiler, fused):
-    """Has updates compiled by `"xla"` or as a plain `"graph"`, in a loop or unrolled."""
-    forced = backend.plan(convolutions=net == "nature")._replace(xla=compiler == "xla", fused=fused)
-    backend.plan = lambda **_: forced
 
 
 def filled_trainer(*, capacity, updates_per_call, net="mlp", defaults=False):
@@ -198,7 +197,7 @@ def main():
     if (options.compiler is None) != (options.fused is None):
         parser.error("--compiler needs --fused or --no-fused, and they need --compiler.")
     if options.compiler is not None:
-        force_plan(options.net, compiler=options.compiler, fused=options.fused)
+        change_plan(xla=options.compiler == "xla", fused=options.fused)
     if options.what in ("update", "defaults"):
         result = {
             "updates_per_second": updates_per_second(

@@ -1,7 +1,7 @@
-"""Checks of arguments that more than one part takes.
+"""Checks of arguments that more than one part takes, and of what a user's functions and environments return.
 
-Each takes arguments under the names by which the user knows them, and raises TypeError where one is of the wrong type,
-ValueError where it is out of range. To add one, write such a function.
+The former take arguments under the names by which the user knows them, and raise TypeError where one is of the wrong
+type, ValueError where it is out of range. To add one, write such a function.
 """
 
 import difflib

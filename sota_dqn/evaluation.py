@@ -189,11 +189,11 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
                 on_step(env, 0.0, 0)
         while any(number is not None for number in playing):
             seen = preprocess(observation)
-            _check_finite("observation", seen, playing, seeds, lengths)
+            _check_finite("observation", seen, playing, seeds, lengths, ahead=0)
             actions = np.asarray(choose(frames(seen, begun), begun=begun, rewards=rewards))
             active = np.array([number is not None for number in playing])
             observation, rewards, ended = games.step(actions, active)
-            _check_finite("reward", rewards, playing, seeds, [length + 1 for length in lengths])
+            _check_finite("reward", rewards, playing, seeds, lengths, ahead=1)
             begun = np.zeros(games.num_envs, bool)
             following: list[int | None] = [None] * games.num_envs
             for i, number in enumerate(playing):
@@ -216,7 +216,7 @@ def play_episodes(choose, make, preprocess, frames, *, seeds, on_step=None, max_
         games.close()
 
 
-def _check_finite(what, values, playing, seeds, steps):
+def _check_finite(what, values, playing, seeds, lengths, *, ahead):
     """Raises ValueError where a number of an episode that is played is not finite.
 
     Args:
@@ -224,12 +224,14 @@ def _check_finite(what, values, playing, seeds, steps):
         values: `[N, ...]`.
         playing: The numbers of the episodes, `[N]`, None where none is played.
         seeds: One per episode.
-        steps: Likewise. Step 0 is an episode's first observation.
+        lengths: Steps of each episode that have been counted.
+        ahead: Steps since then. Step 0 is an episode's first observation.
     """
     for value, number in zip(values, playing, strict=True) if flaw_of(values) else ():
         if number is not None and flaw_of(value):
             raise ValueError(
-                f"The {what} is {flaw_of(value)} at step {steps[number]} of the episode of seed {seeds[number]}."
+                f"The {what} is {flaw_of(value)} at step {lengths[number] + ahead} of the episode of seed "
+                f"{seeds[number]}."
             )
 
 

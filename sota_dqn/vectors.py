@@ -132,11 +132,13 @@ def is_vector(env):
 
 def _call(function, render_mode=None):
     """Makes one environment with the user's callable, which needs to know of `render_mode` only for films."""
-    settings = {} if render_mode is None else {"render_mode": render_mode}
-    parameters = inspect.signature(function).parameters.values() if settings else ()
-    if settings and not any(p.name == "render_mode" or p.kind == p.VAR_KEYWORD for p in parameters):
-        raise TypeError(f"An environment's callable must take `render_mode` for films. Received: env={function!r}")
-    made = function(**settings)
+    if render_mode is None:
+        made = function()
+    else:
+        parameters = inspect.signature(function).parameters.values()
+        if not any(p.name == "render_mode" or p.kind == p.VAR_KEYWORD for p in parameters):
+            raise TypeError(f"An environment's callable must take `render_mode` for films. Received: env={function!r}")
+        made = function(render_mode=render_mode)
     if not isinstance(made, gymnasium.Env):
         raise TypeError(f"An environment's callable must return a gymnasium.Env. Received: {made!r} of {function!r}")
     return made

@@ -507,8 +507,8 @@ def test_ways_that_are_faster_than_the_one_taken(tmp_path):
     assert found == ["mlp, tensorflow: graph, a loop is 1.20 times as fast as what is taken"]
 
 
-def test_another_plan_is_forced(monkeypatch):
-    usual = backend.plan(convolutions=False)
+def test_a_plan_is_changed(monkeypatch):
+    usual = backend.plan(convolutions=True)
     monkeypatch.setattr(backend, "plan", backend.plan)
-    speed.force_plan("mlp", compiler="graph", fused=False)
+    speed.change_plan(xla=False, fused=False)
     assert backend.plan(convolutions=True) == usual._replace(xla=False, fused=False)
