@@ -129,8 +129,8 @@ def check_id(env):
         gymnasium.spec(env)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         near = difflib.get_close_matches(env, gymnasium.registry, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"Unknown environment id.{hint}{missing} Received: env={env!r} ({error})") from error
+        hint = f" Did you mean {' or '.join(near)}?" if near else missing
+        raise ValueError(f"Unknown environment id.{hint} Received: env={env!r} ({error})") from error
 
 
 def flaw_of(values):

@@ -166,7 +166,9 @@ def test_ale_py_is_an_extra(monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "sota_dqn\[atari\]"'):
         make_trainer()
     with pytest.raises(ValueError, match=r'Unknown environment id\. .*need ale-py: .* "sota_dqn\[atari\]"'):
-        make_trainer("Breakaway-v4")  # ids without a namespace are Atari's too
+        make_trainer("Zzyzx-v4")  # ids without a namespace are Atari's too, where nothing else is near
+    with pytest.raises(ValueError, match=r"Unknown environment id\. Did you mean CartPole-v1 .*\? Received: env="):
+        make_trainer("CartPole-v7")
 
 
 def test_a_game_brings_its_own_vector_environment():
