@@ -203,15 +203,22 @@ def test_what_would_fit(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "row"),
-    [((), "bool", 22), ((84, 84), "uint8", 84 * 84 + 21), ((3,), "float16", 27), ((2,), "bfloat16", 25)],
+    ("settings", "row"),
+    [
+        ({"shape": (), "dtype": "bool"}, 22),
+        ({"shape": (84, 84), "dtype": "uint8"}, 84 * 84 + 21),
+        ({"shape": (3,), "dtype": "float16"}, 27),
+        ({"shape": (2,), "dtype": "bfloat16"}, 25),
+        ({"shape": (), "dtype": "bool", "return_to_go": True}, 26),
+        ({"shape": (), "dtype": "bool", "state": [((3,), "float32"), ((2,), "float16")], "period": 4}, 26),  # + 16 / 4
+    ],
 )
-def test_the_bytes_of_a_row(monkeypatch, shape, dtype, row):
-    monkeypatch.setattr(backend, "memory_available", lambda **where: row * 20)
-    build(capacity=20, shape=shape, dtype=dtype)
-    monkeypatch.setattr(backend, "memory_available", lambda **where: row * 20 - 1)
+def test_the_bytes_of_a_row(monkeypatch, settings, row):
+    monkeypatch.setattr(backend, "memory_available", lambda **where: row * 24)
+    build(capacity=24, **settings)
+    monkeypatch.setattr(backend, "memory_available", lambda **where: row * 24 - 1)
     with pytest.raises(MemoryError):
-        build(capacity=20, shape=shape, dtype=dtype)
+        build(capacity=24, **settings)
 
 
 def test_memory_that_the_device_does_not_tell(monkeypatch):
