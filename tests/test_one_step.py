@@ -394,9 +394,13 @@ def test_a_callback_that_raises_loses_no_episode(in_a_directory_of_its_own):
     trainer = make(report_every=200)
     with pytest.raises(ZeroDivisionError) as caught:
         trainer.train(200, callbacks=[Raises()], verbose=0)
-    found = Checkpoint(caught.value.__notes__[0].split("'")[1])
+    path = caught.value.__notes__[0].split("'")[1]
+    found = Checkpoint(path)
     assert found.config["episodes"] == trainer.episodes == len(found.state["epoch"]["returns"]) > 1
-    trainer.close()
+    resumed = OneStepTrainer.load(path)
+    assert resumed.epoch.state() == found.state["epoch"]  # they are in the next line of the log
+    for one in (trainer, resumed):
+        one.close()
 
 
 def test_callbacks_hear_of_everything(tmp_path):
