@@ -6,6 +6,7 @@ import ale_py
 import gymnasium
 import keras
 import numpy as np
+import pygame
 import pytest
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
@@ -402,6 +403,26 @@ def test_a_film_shows_the_screen(tmp_path):
     agent = DQNInference(make_model(), env=BREAKOUT)
     agent.record(tmp_path / "film.gif", max_steps=8)
     assert (tmp_path / "film.gif").stat().st_size > 1_000
+
+
+def test_a_window_shows_the_screen():
+    make = make_factory(Atari(BREAKOUT))
+    shown, filmed = make(render_mode="human"), make(render_mode="rgb_array")
+    for env in (shown, filmed):
+        env.reset(seed=5)
+    for action in (1, 2, 3):
+        screens = []
+        for env in (shown, filmed):
+            env.step(action)
+            screens.append(env.render())
+        assert screens[0] is None
+        picture = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+        assert picture.shape == (3 * 210, 3 * 160, 3)
+        np.testing.assert_array_equal(picture[1::3, 1::3], screens[1])
+    filmed.close()
+    assert pygame.display.get_init()
+    shown.close()
+    assert not pygame.display.get_init()
 
 
 def test_a_model_for_another_stack_is_refused():
