@@ -189,7 +189,7 @@ def test_priorities_by_hand():
 
 def test_first_priorities_by_hand():
     sampler = Built(samplers.Prioritized(alpha=0.5, epsilon=1.0), 8)
-    # |8| + 1 = 9, |-3| + 1 = 4; what is not known gets the highest so far, and what may not be drawn counts for nothing.
+    # |8| + 1 = 9, |-3| + 1 = 4; the unknown gets the highest so far, and what may not be drawn counts for nothing.
     sampler.admit(np.arange(4, dtype="int32"), np.float32([1, 1, 1, 0]), np.float32([8, -3, np.nan, 99]))
     np.testing.assert_allclose(sampler.priorities(range(4)), [3, 2, 1, 0])
     sampler.admit(np.array([4, 5], "int32"), np.ones(2, "float32"), np.float32([np.nan, 0]))
