@@ -85,7 +85,7 @@ def make_vector(env, *, num_envs=None, mode=None):
                 "This environment cannot be built again: pass num_envs=1 and vectorization_mode='sync', or a callable "
                 f"that makes it. Received: num_envs={num_envs}, vectorization_mode={mode!r}"
             )
-        return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        return _Own([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
     num_envs = NUM_ENVS if num_envs is None else num_envs
     if mode == "vector_entry_point":
         if not isinstance(env, str):
@@ -128,6 +128,13 @@ def envs_of(vector):
 def is_vector(env):
     """Returns whether `env` steps several environments at once; EnvPool's objects do without being a `VectorEnv`."""
     return isinstance(env, VectorEnv) or (hasattr(env, "num_envs") and hasattr(env, "single_observation_space"))
+
+
+class _Own(SyncVectorEnv):
+    """The user's own environment. Before Gymnasium 1.3 it would be closed where this object is dropped."""
+
+    def __del__(self):
+        pass
 
 
 def _call(function, render_mode=None):
