@@ -26,6 +26,7 @@ from benchmarks import (
     minatar_run,
     plans,
     speed,
+    trial,
     updates,
 )
 from benchmarks.common import Run
@@ -33,7 +34,7 @@ from benchmarks.tables import bootstrap_interval, describe, median, render_numbe
 from benchmarks.tasks import TASKS, Evaluation, area_under_curve, passed
 from benchmarks.variants import DEFAULTS, FACTORS, variants
 from examples.minatar.games import GAMES, Game
-from sota_dqn import DQNTrainer, Replay, backend, samplers
+from sota_dqn import DQNTrainer, Replay, backend, samplers, targets
 
 
 def evaluations(*returns, every=2_000):
@@ -319,6 +320,30 @@ def test_minatar_run_evaluates_on_time():
     assert trainer.replay.storage.observation.dtype == "bool"
     due = (2_000 - 16 - 1_000) / 2  # the updates of the last step of 16 environments come after the next one
     assert 0 <= due - trainer.updates < trainer.updates_per_call
+
+
+def test_trial_takes_settings_as_they_are_written():
+    settings = trial.settings_of("n_step=schedules.linear(3, 1, steps=10), target=targets.maximum")
+    assert settings["n_step"](0) == 3 and settings["n_step"](10) == 1
+    assert settings["target"] is targets.maximum
+    assert trial.settings_of("") == {}
+    with pytest.raises(TypeError, match="nstep"):
+        trial.train("CartPole-v1", seed=0, settings="nstep=1")
+
+
+def test_trial_tells_how_a_task_was_held():
+    curve = evaluations(0, 500, 500, 100, 500, 500, 500)
+    assert trial.describe(curve, 475) == "area 391.7, 83% at 475, solved after 14,000 steps"
+    assert trial.describe(evaluations(0, 500, 100), 475) == "area 275.0, 50% at 475, not solved"
+    assert trial.describe(evaluations(0), 475) == "area 0.0, 0% at 475, not solved"
+
+
+def test_trial_trains(capsys):
+    found = trial.train(
+        "CartPole-v1", seed=0, cap=2_000, settings="n_step=1", model="dueling=True", adam="epsilon=1e-3"
+    )
+    assert [evaluation.steps for evaluation in found] == [2_000]
+    assert f"2,000 steps  {found[0].return_mean:8.1f}" in capsys.readouterr().out
 
 
 def test_memory_is_given_above_a_nearly_empty_replay():
