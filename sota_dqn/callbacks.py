@@ -324,6 +324,7 @@ class Progress(Callback):
         for name in ("steps", "episodes"):
             done, total = number(self._logs.get(name)), params.get(name)
             if total and done is not None:
+                total = max(total, math.ceil(done))  # all environments make the last step
                 yield f"{done:,.0f}/{total:,} {name} ({math.floor(100 * done / total)} %)"
             elif done is not None:
                 yield f"{done:,.0f} {name}"

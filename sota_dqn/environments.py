@@ -56,6 +56,7 @@ class Environments:
         self.exact = self.mode == AutoresetMode.DISABLED
         # Whether others than this thread step them. The class tells: a wrapper would lend what is within it.
         self.concurrent = getattr(type(vector), "concurrent", type(vector) is AsyncVectorEnv)
+        self._stepped = getattr(vector, "unwrapped", vector)  # what has the worker processes
         self._stepping = False  # whether `begin` has been called, and `step` has not
         self.episodes = np.zeros(self.num_envs, "int64")  # begun so far
         self.seed_every = getattr(vector, "seed_every", 0)
@@ -193,14 +194,14 @@ class Environments:
 
     def _workers(self):
         """Returns the worker processes."""
-        return self.vector.processes if isinstance(self.vector, AsyncVectorEnv) else []
+        return self._stepped.processes if isinstance(self._stepped, AsyncVectorEnv) else []
 
     def _terminate(self):
         """Stops all worker processes, whatever they are doing."""
         for process in self._workers():
             process.terminate()
             process.join()
-        self.vector.closed = True
+        self._stepped.closed = True
 
     def _reset(self, mask, seeded, *, masked=True):
         """Begins an episode in the streams of `mask`, with a seed in those of `seeded`, and returns all observations.
@@ -232,12 +233,23 @@ class Environments:
         ]
 
     def _call(self, method, *arguments, **keywords):
-        """Calls `method`; where a worker process has died, stops the others and says so."""
+        """Calls `method`; where a worker process has died, or ended by Ctrl-C, stops the others and says so."""
         try:
             return method(*arguments, **keywords)
+        except KeyboardInterrupt as error:
+            # Gymnasium raises here what a worker raised, and forgets its pipe; a second Ctrl-C leaves all of them.
+            interrupted = [i for i, _ in enumerate(self._workers()) if self._stepped.parent_pipes[i] is None]
+            if not interrupted:
+                raise
+            self._terminate()
+            raise RuntimeError(
+                f"Ctrl-C reached the worker process of environment {', '.join(map(str, interrupted))} too, which "
+                "ended by it. What was learned up to then is intact. Workers that vectorization_mode='async' makes, of "
+                "an id or a callable, leave it to this process."
+            ) from error
         except (EOFError, ConnectionError) as error:
             # Gymnasium forgets the pipe of a worker whose environment has raised: such an error is passed on.
-            workers = {i: w for i, w in enumerate(self._workers()) if self.vector.parent_pipes[i] is not None}
+            workers = {i: w for i, w in enumerate(self._workers()) if self._stepped.parent_pipes[i] is not None}
             ended = multiprocessing.connection.wait([w.sentinel for w in workers.values()], timeout=1.0)
             dead = [i for i, worker in workers.items() if worker.sentinel in ended]
             if not dead:

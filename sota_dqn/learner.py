@@ -86,12 +86,11 @@ class Learner(abc.ABC):
         plan = backend.plan(convolutions=has_convolutions(model), host_rows=replay.on_host)
         self.program = backend.Program(stored, [*trained, *replay.sampler.variables], plan)
         self._learn = self.program.compile(self._updates)
-        small = backend.Plan(xla=False, fused=True, threads=False)
-        writing = backend.Program([], replay.variables, small)
+        writing = backend.Program([], replay.variables, backend.WRITING)
         self._add = writing.compile(replay.add)
         self._set_returns = writing.compile(replay.set_returns)
         self._cut = writing.compile(replay.cut)
-        averaging = backend.Program(self._averaged, self.average_variables, small)
+        averaging = backend.Program(self._averaged, self.average_variables, backend.WRITING)
         self._add_to_average = averaging.compile(self._blend)
 
     @abc.abstractmethod

@@ -85,8 +85,8 @@ class Replay:
 
         Raises:
             ValueError: If a window does not fit into a stream.
-            MemoryError: If the device, or the host, has too little memory; it says how much is needed and what would
-                fit.
+            MemoryError: If the device, or the host, has too little memory; it says how much is needed and, where it is
+                known how much is left, what would fit.
         """
         rows_per_stream = self.capacity // num_streams // period * period
         self.period = period
@@ -116,12 +116,13 @@ class Replay:
                 state=state,
                 period=period,
             )
+            self.sampler.build(self.storage.bin + 1)
         except backend.AllocationError as error:  # where the device does not tell what it has left
+            self.release()
             raise MemoryError(
                 f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB, more than the device has left. "
                 f"{self._advice()}Received: capacity={self.capacity}"
             ) from error
-        self.sampler.build(self.storage.bin + 1)
 
     def release(self):
         """Lets go of the rows: these settings may be built again."""

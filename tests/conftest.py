@@ -65,6 +65,14 @@ def seed():
     fix_seeds()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nothing_is_left_behind(request):
+    """Checks that no test writes a rescued run beside the code."""
+    before = sorted(request.config.rootpath.glob("sota_dqn-rescue-*"))
+    yield
+    assert sorted(request.config.rootpath.glob("sota_dqn-rescue-*")) == before
+
+
 @pytest.fixture
 def random() -> np.random.Generator:
     """A generator that starts anew for every test."""

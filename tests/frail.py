@@ -14,7 +14,7 @@ class Frail(gymnasium.Env):
 
     Args:
         step: At which step since it was made `what` happens; None for never.
-        what: An exception to raise, `"nan"` for a reward that is not a number, or `"interrupt"` for Ctrl-C.
+        what: An exception to raise, `"nan"` for a reward that is not a number, `"interrupt"` for Ctrl-C, or `"kill"`.
     """
 
     observation_space = spaces.Box(-99, 99, (2,), "float32")
@@ -37,6 +37,8 @@ class Frail(gymnasium.Env):
             raise self.what
         if failing and self.what == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
+        if failing and self.what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         self.position += self.np_random.normal() + action
         self.time += 1
         reward = float("nan") if failing and self.what == "nan" else float(self.position)

@@ -259,6 +259,12 @@ def test_progress_of_a_number_of_episodes(now):
     assert "  0:20 left  " in line
 
 
+def test_progress_does_not_pass_its_total(now):
+    """All environments make the last step."""
+    line = progress(Tape(), now, [1_424], steps=1_412).splitlines()[-1]
+    assert line.startswith("1,424/1,424 steps (100 %)")
+
+
 def test_progress_writes_a_line_in_ten_seconds_to_a_file(now):
     lines = progress(Tape(), now, range(10, 90, 10), steps=80).splitlines()  # an epoch each 4 seconds
     assert [line.split()[0] for line in lines] == ["10/80", "40/80", "70/80", "80/80"]

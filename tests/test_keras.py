@@ -327,7 +327,11 @@ def test_what_is_not_known_yet_is_not_the_best(trainer, tmp_path):
 
 
 def test_progress_bar_of_keras(trainer, capsys):
-    trainer.train(steps=80, verbose=0, callbacks=[keras.callbacks.ProgbarLogger()])
+    trainer.train(steps=80, verbose=1, callbacks=[keras.callbacks.ProgbarLogger()])
+    shown = capsys.readouterr().out
+    assert shown.count("Epoch ") == 2
+    for name in LOG_NAMES:
+        assert f" {name}: " in shown
 
 
 def test_lambda_callback_hears_of_all(trainer):
@@ -388,7 +392,7 @@ def test_terminate_on_nan():
 
 def test_tensorboard(trainer, tmp_path):
     pytest.importorskip("tensorboard")
-    trainer.train(steps=80, verbose=0, callbacks=[keras.callbacks.TensorBoard(tmp_path, write_graph=False)])
+    trainer.train(steps=80, verbose=0, callbacks=[keras.callbacks.TensorBoard(tmp_path)])
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("events*"))
     for name in LOG_NAMES:
         assert f"epoch_{name}".encode() in written

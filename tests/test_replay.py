@@ -221,7 +221,8 @@ def test_the_bytes_of_a_row(monkeypatch, settings, row):
         build(capacity=24, **settings)
 
 
-def test_memory_that_the_device_does_not_tell(monkeypatch):
+@pytest.mark.parametrize("where", ["sota_dqn.replay.Storage", "sota_dqn.samplers.Uniform.build"])
+def test_memory_that_the_device_does_not_tell(monkeypatch, where):
     def full(*arguments, **settings):
         if backend.BACKEND == "jax":
             raise backend.AllocationError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
@@ -229,7 +230,7 @@ def test_memory_that_the_device_does_not_tell(monkeypatch):
 
     monkeypatch.setattr(backend, "memory_available", lambda **where: None)
     monkeypatch.setattr(backend, "device_kind", lambda: "cpu")
-    monkeypatch.setattr("sota_dqn.replay.Storage", full)
+    monkeypatch.setattr(where, full)
     message = "A replay of 10,000,000 rows needs 0.29 GB, more than the device has left. Received: capacity=10000000"
     with pytest.raises(MemoryError, match=message):
         build(capacity=10_000_000)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from frail import Frail, Imports
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from runs import assert_same, make, network, state_of
 
 from sota_dqn import DQNTrainer, callbacks
@@ -284,13 +285,22 @@ def test_workers_do_not_import_keras():
     trainer.close()
 
 
-def test_worker_processes_of_the_users_own_vector_environment():
-    vector = AsyncVectorEnv([Frail] * 2, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP)
-    trainer = make(vector, network(2, 2), num_envs=None, eval_env=Frail)
-    with pytest.raises(RuntimeError, match="environment 1 died") as caught:
-        trainer.train(600, callbacks=[At(5, lambda trainer: workers(trainer)[1].kill())], verbose=0)
+@pytest.mark.filterwarnings("ignore:.*ERROR")
+@pytest.mark.parametrize("wrapper", [None, RecordEpisodeStatistics])
+@pytest.mark.parametrize(
+    ("what", "message"), [("kill", "environment 1 died"), ("interrupt", "Ctrl-C reached the .* of environment 1 too")]
+)
+def test_worker_processes_of_the_users_own_vector_environment(what, message, wrapper):
+    """The second one's is killed, or hears of Ctrl-C, as all do in a terminal; in the middle of a step."""
+    makers = [Frail, functools.partial(Frail, 20, what)]
+    vector = AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP)
+    processes = vector.processes
+    trainer = make(wrapper(vector) if wrapper else vector, network(2, 2), num_envs=None, eval_env=Frail)
+    with pytest.raises(RuntimeError, match=message) as caught:
+        trainer.train(600, verbose=0)
     resumed = DQNTrainer.load(rescued(caught.value), env=Frail, eval_env=None, num_envs=2)
-    assert resumed.steps == trainer.steps
+    assert resumed.steps == trainer.steps > 30
+    assert not any(process.is_alive() for process in processes)
     trainer.close()
 
 

@@ -394,7 +394,8 @@ def test_preprocessing_that_cannot_be_called():
         ({"policy": lambda values, uniform, step: 2 * uniform}, r"`policy` must be .* one integer .* dtype=float32"),
     ],
 )
-def test_functions_that_do_not_return_one_number_each(settings, message):
+def test_functions_that_do_not_return_one_number_each(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for what is rescued
     trainer = make(bounds=Bounds(), **settings)
     with pytest.raises(ValueError, match=message):
         trainer.train(steps=100, verbose=0)

@@ -54,6 +54,9 @@ class Plan(NamedTuple):
     threads: bool  # one operation may use several CPU threads
 
 
+WRITING = Plan(xla=False, fused=True, threads=False)  # of programs that only write: XLA has nothing to fuse there
+
+
 def plan(*, convolutions, host_rows=False, backend=BACKEND, device=None):
     """Returns the fastest way to compile a program, as measured by `python -m benchmarks.plans`.
 
