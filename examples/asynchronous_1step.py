@@ -179,6 +179,7 @@ def main():
         print(f"Going on from {run} after {trainer.steps:,} steps.")
     else:
         trainer = make_trainer(game, options)
+        trainer.save(run)  # from here on --resume finds a run
     listeners = [callbacks.LearningCurve(run / "learning-curve.png"), callbacks.Checkpoint(run, save_every=100_000)]
     if options.evaluate_every:
         evaluation = callbacks.Evaluation(
@@ -198,7 +199,7 @@ def main():
             trainer.train(options.global_max_steps - trainer.steps, callbacks=listeners)
     except KeyboardInterrupt:
         command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
-        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
+        print(f"\nStopped after {trainer.steps:,} steps. To go on from the last checkpoint: python {command}")
         return
     finally:
         trainer.close()

@@ -57,7 +57,7 @@ class DQNTrainer(Trainer):
             stored. Atari games hand it the RGB screen, `[E, 210, 160, 3]`; without, they give grey-scale `[E, 84, 84]`.
         frame_stack: Frames that make one observation of the model, channels last, oldest first; None for no stack.
         clip_rewards: Whether rewards are clipped to [-1, 1] for learning; returns that are logged are not. None does so
-            for Atari games.
+            for Atari games that are given by their id or as an `Atari`.
         replay: A `Replay`; None for one of 100,000 rows.
         policy: A function `(values [E, A], uniform [E], step []) -> [E]`, or a `policies.Mixture` of such; None for
             epsilon-greedy, 1 to 0.05 in 20,000 steps.

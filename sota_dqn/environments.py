@@ -64,6 +64,7 @@ class Environments:
         self.actions: list[list[int]] = [[] for _ in range(self.num_envs)]
         self.resets: list[list[int]] = [[] for _ in range(self.num_envs)]
         self._ended = np.zeros(self.num_envs, bool)
+        self._lives = np.zeros(self.num_envs, int) if type(self._stepped).__module__.startswith("ale_py") else None
 
     def reset(self):
         """Begins an episode in every stream and returns the first observations, `[E, ...]`."""
@@ -103,6 +104,7 @@ class Environments:
             outcome = self._call(self.vector.step, actions + int(self.action_space.start))
         observation, reward, terminated, truncated, info = outcome
         reward, terminated, truncated = np.array(reward, "float64"), np.array(terminated), np.array(truncated)
+        self._check_lives(terminated, info)
         ended = ended_of(terminated, truncated, info)
         valid = np.ones(self.num_envs, bool)
         begun = ended.copy()
@@ -220,6 +222,17 @@ class Environments:
                     self.resets[stream].append(len(self.actions[stream]))
         self.episodes += mask
         return np.array(observation)
+
+    def _check_lives(self, terminated, info):
+        """Raises ValueError where a game of ale-py's own vector environment has ended with a life, and goes on."""
+        if self._lives is None:
+            return
+        if (terminated & (0 < info["lives"]) & (info["lives"] < self._lives)).any():  # a new game has no fewer
+            raise ValueError(
+                "An AtariVectorEnv with life_loss_info=True calls a lost life the end of a game that goes on. Pass "
+                "sota_dqn.Atari with life_loss=True, which tells them apart, or life_loss_info=False."
+            )
+        self._lives = np.array(info["lives"])
 
     def _seeds(self, streams, with_seed):
         """Returns the seeds of the episodes that begin in `streams`, as environments take them."""

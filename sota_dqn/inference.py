@@ -59,7 +59,7 @@ class DQNInference:
         self.epsilon = epsilon
         self.frame_stack = arguments.get("frame_stack") if frame_stack is None else frame_stack
         self._env = env if env is not None else arguments.get("eval_env") or arguments.get("env")
-        self._raw = preprocess is not None
+        self._raw = bool(preprocess)
         self._native = arguments.get("vectorization_mode") is None
         self._space, self._start, self._num_actions, first = self._look(config)
         self._preprocess = Preprocessing(preprocess, self._space)

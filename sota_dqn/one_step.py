@@ -116,7 +116,7 @@ class OneStepTrainer(TrainerBase):
         check_count(0, seed=seed)
         check_bool_or_none(clip_rewards=clip_rewards)
         _check_arguments(model, method, local_max_steps, n_step, discount, final_epsilons)
-        env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
+        env, eval_env = (native(one, raw=bool(preprocess)) for one in (env, eval_env))
         if not hasattr(env, "make_vector"):
             _check_env(env, workers)
         super().__init__(env, model, eval_env=eval_env, frame_stack=frame_stack, report_every=report_every, seed=seed)

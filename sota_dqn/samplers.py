@@ -13,6 +13,8 @@ from sota_dqn.types import recorded
 
 __all__ = ["Prioritized", "SumTree", "Uniform"]
 
+LARGEST = 1e28  # TD error that makes a priority of its own: 2^31 of them sum to less than float32 can hold
+
 
 class SumTree:
     """Non-negative numbers on the device, drawn in proportion to their size.
@@ -177,14 +179,12 @@ class Prioritized:
         Args:
             rows: `[M]` int32.
             valid: `[M]` float32.
-            td_error: `[M]`, of which the priorities are made, the highest seen so far where it is NaN; None for that
-                everywhere.
+            td_error: `[M]`, of which the priorities are made, the highest seen so far where it is not finite; None for
+                that everywhere.
         """
         priority = self.highest.value
         if td_error is not None:
-            known = ops.logical_not(ops.isnan(td_error))
-            given = self._priority(ops.where(known, td_error, 0.0))
-            priority = ops.where(known, given, priority)
+            priority = self._priority(td_error)
             self.highest.assign(ops.maximum(self.highest.value, ops.max(valid * priority)))
         self.tree.write(rows, valid * priority)
 
@@ -204,13 +204,16 @@ class Prioritized:
         return rows, weights
 
     def update(self, rows, td_error):
-        """Sets the priorities of drawn `rows` (`[B]`) from their TD errors (`[B]`)."""
+        """Sets the priorities of drawn `rows` (`[B]`) from their TD errors (`[B]`), as `admit` does."""
         priority = self._priority(td_error)
         self.tree.write(rows, priority)
         self.highest.assign(ops.maximum(self.highest.value, ops.max(priority)))
 
     def _priority(self, td_error):
-        return ops.power(ops.abs(td_error) + self.epsilon, self.alpha)
+        """Returns finite priorities, whose sum is finite too: the tree outlives a model that diverges."""
+        known = ops.isfinite(td_error)
+        size = ops.where(known, ops.minimum(ops.abs(td_error), LARGEST), 0.0)
+        return ops.where(known, ops.power(size + self.epsilon, self.alpha), self.highest.value)
 
 
 def stratify(uniform):

@@ -69,7 +69,12 @@ class Trainer(TrainerBase):
         self.replay = Replay() if replay is None else replay
         clip_rewards = is_game(env) if clip_rewards is None else clip_rewards
         if vectorization_mode is None:
-            env, eval_env = (native(one, raw=preprocess is not None) for one in (env, eval_env))
+            env, eval_env = (native(one, raw=bool(preprocess)) for one in (env, eval_env))
+        elif vectorization_mode == "vector_entry_point" and is_game(env):
+            raise ValueError(
+                "Atari games are stepped in ale-py's native vector environment unless told otherwise: leave "
+                f"`vectorization_mode` out. Received: env={env!r}, vectorization_mode={vectorization_mode!r}"
+            )
         super().__init__(env, model, eval_env=eval_env, frame_stack=frame_stack, report_every=report_every, seed=seed)
         self.actors = as_actors(actors)
         self.actor = make_actor(

@@ -430,6 +430,36 @@ def test_a_model_for_another_stack_is_refused():
         make_trainer(model=make_model(shape=(84, 84, 4)), frame_stack=3)
 
 
+def test_a_mode_of_gymnasium_for_a_game_is_refused():
+    with pytest.raises(ValueError, match="leave `vectorization_mode` out. Received: env='ALE/Breakout-v5', vec"):
+        make_trainer(vectorization_mode="vector_entry_point")
+
+
+def test_an_empty_list_is_no_preprocessing():
+    trainer = make_trainer(preprocess=[])
+    assert trainer.preprocess.shape == (84, 84)
+    assert DQNInference(make_model(), env=BREAKOUT, preprocess=[]).act(np.zeros((84, 84), "uint8")) in range(4)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@pytest.mark.parametrize("life_loss_info", [False, True])
+def test_a_lost_life_in_the_users_own_vector_environment(tmp_path, monkeypatch, mode, life_loss_info):
+    monkeypatch.chdir(tmp_path)  # for what is rescued
+    vector = AtariVectorEnv("breakout", num_envs=2, stack_num=1, life_loss_info=life_loss_info, autoreset_mode=mode)
+    trainer = make_trainer(
+        vector,
+        make_model(shape=(1, 84, 84)),
+        num_envs=None,
+        eval_env=lambda: gymnasium.wrappers.ReshapeObservation(Atari(BREAKOUT)(), (1, 84, 84)),
+    )
+    if life_loss_info:
+        with pytest.raises(ValueError, match="Pass sota_dqn.Atari with life_loss=True"):
+            trainer.train(steps=1_000, verbose=0)
+    else:
+        trainer.train(steps=1_000, verbose=0)
+        assert trainer.episodes > 2
+
+
 def test_a_model_of_stacks_needs_the_stack_to_play():
     with pytest.raises(ValueError, match=r"have shape \(84, 84\)\. .*`frame_stack`.* input_shape=\(84, 84, 4\)"):
         DQNInference(make_model(shape=(84, 84, 4)), env=BREAKOUT)

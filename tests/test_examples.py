@@ -58,7 +58,7 @@ def check_it_goes_on(monkeypatch, capsys, run_of, stopped, steps):
     """Runs the command that an interrupted example has printed, and returns what that one prints."""
     said = capsys.readouterr().out
     assert f"Stopped after {stopped:,} steps." in said
-    run_as_told(monkeypatch, said, "To go on:")
+    run_as_told(monkeypatch, said, "To go on from the last checkpoint:")
     said = capsys.readouterr().out
     assert f"Going on from runs/{run_of} after {stopped:,} steps" in said and f"{steps:,} steps in all" in said
     assert f"runs/{run_of}/best.keras" in said
@@ -131,7 +131,7 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
         run(monkeypatch, f"{example}/dqn_train.py", *tiny)
     assert f"runs/{run_of} holds a run already" in capsys.readouterr().err
 
-    run_as_told(monkeypatch, said, "To go on:")
+    run_as_told(monkeypatch, said, "To go on from the last checkpoint:")
     said = capsys.readouterr().out
     assert f"Going on from runs/{run_of} after 136 steps, with the settings that it began with." in said
     assert said.count("epsilon 1, 1 whole games; sticky 0.25, the game's own actions") == 1
@@ -144,6 +144,36 @@ def test_atari_is_stopped_resumed_and_loaded(monkeypatch, tmp_path, capsys, exam
     assert "in the first 20 steps" in capsys.readouterr().out
     for film in ("random.gif", "trained.gif", "film.gif"):
         assert len(cv2.imreadanimation(str(directory / film))[1].frames) == 11
+
+
+@pytest.mark.parametrize(("example", "run_of", "stack"), [("cnn", "MsPacman", 4), ("breakout", "Breakout-none-1", 1)])
+def test_atari_goes_on_where_it_was_stopped_before_any_checkpoint(
+    monkeypatch, tmp_path, capsys, example, run_of, stack
+):
+    """By a second Ctrl-C, which raises at once, as a crash does; Breakout with another stack than the flags say."""
+    monkeypatch.chdir(tmp_path)
+    gymnasium.register_envs(ale_py)
+    for game in ("Breakout", "MsPacman"):
+        monkeypatch.setitem(gymnasium.spec(f"ALE/{game}-v5").kwargs, "max_num_frames_per_episode", 400)
+    step = Trainer._step
+
+    def interrupted(self, *arguments):
+        step(self, *arguments)
+        if self.steps == 80 and not stopped:
+            stopped.append(self)
+            raise KeyboardInterrupt
+
+    stopped = []
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    tiny = "--steps 120 --envs 4 --replay 2000 --evaluate-every 40 --episodes 1 --epsilon 1 --film-steps 20".split()
+    run(monkeypatch, f"{example}/dqn_train.py", *tiny, *(["--stack", "1"] if stack == 1 else []))
+    assert "Stopped after 80 steps." in capsys.readouterr().out
+    assert (tmp_path / "runs" / run_of / "run.json").exists()  # of an epoch that no checkpoint holds
+    run(monkeypatch, f"{example}/dqn_train.py", *tiny, "--resume", "--run", f"runs/{run_of}")
+    said = capsys.readouterr().out
+    assert f"Going on from runs/{run_of} after 0 steps" in said and "120 steps in all" in said
+    if stack == 1:
+        assert "dqn_inference.py --stack 1 " in said
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_cartpole_is_stopped_resumed_and_evaluated(monkeypatch, tmp_path, capsys
         run(monkeypatch, *tiny)
     assert "holds a run already" in capsys.readouterr().err
 
-    (command,) = re.findall("To go on: python (.*)", said)
+    (command,) = re.findall("To go on from the last checkpoint: python (.*)", said)
     run(monkeypatch, *shlex.split(command)[1:])
     said = capsys.readouterr().out
     assert "after 75 steps" in said and "500 steps in all" in said and "greedy, 2 whole episodes" in said

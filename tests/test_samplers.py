@@ -196,6 +196,21 @@ def test_first_priorities_by_hand():
     np.testing.assert_allclose(sampler.priorities([4, 5]), [3, 1])
 
 
+@pytest.mark.parametrize("alpha", [0.6, 1.0])
+@pytest.mark.parametrize("error", [np.nan, np.inf, 3e38])
+def test_errors_of_a_model_that_diverges(alpha, error):
+    """Rows are drawn as before, and priorities stay finite: a draw from a tree that is not would leave it."""
+    sampler = Built(samplers.Prioritized(alpha=alpha), 64)
+    rows = np.arange(48, dtype="int32")
+    sampler.admit(rows, np.ones(48, "float32"), np.full(48, error, "float32"))
+    for _ in range(2):
+        sampler.update(rows, np.full(48, error, "float32"))
+        assert np.isfinite(sampler.priorities(range(64))).all()
+        drawn, weights = sampler.sample(np.full(32, 0.5, "float32"), np.float32(0))
+        assert len({*drawn.tolist()} & {*range(48)}) == 32
+        np.testing.assert_array_equal(weights, 1.0)
+
+
 def test_weights_by_hand():
     sampler = Built(samplers.Prioritized(alpha=1.0, beta=0.5, epsilon=1.0), 4)
     sampler.admit(np.arange(3, dtype="int32"), np.ones(3, "float32"))

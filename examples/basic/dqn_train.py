@@ -68,7 +68,7 @@ def main():
             trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, callbacks.Checkpoint(run)])
     except KeyboardInterrupt:
         command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
-        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
+        print(f"\nStopped after {trainer.steps:,} steps. To go on from the last checkpoint: python {command}")
         return
 
     best = DQNInference(run / "best.keras", env=options.env)

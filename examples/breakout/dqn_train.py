@@ -151,7 +151,7 @@ def main():
     film = {"every": 2, "max_steps": options.film_steps}
     if options.resume:
         trainer = DQNTrainer.load(run)
-        playing["env"] = trainer.recipe[1]["env"]  # with the sticky actions that the run began with
+        playing = {"env": trainer.recipe[1]["env"], "frame_stack": trainer.frame_stack}  # that the run began with
         print(f"Going on from {run} after {trainer.steps:,} steps, with the settings that it began with.")
     else:
         keras.utils.set_random_seed(options.seed)
@@ -162,6 +162,7 @@ def main():
         score = DQNInference(model, **playing, epsilon=1).record(run / "random.gif", **film)
         print(f"A random agent scores {score:,.0f} in its first {options.film_steps} steps: {run / 'random.gif'}")
         plots.model_diagram(model, run / "model.png")
+        trainer.save(run, replay=False)  # from here on --resume finds a run
 
     protocol = playing["env"].protocol
     print(f"Scores of evaluations: epsilon {options.epsilon:g}, {options.episodes} whole games; {protocol}.")
@@ -179,7 +180,7 @@ def main():
             trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, saving, log])
     except KeyboardInterrupt:
         command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
-        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
+        print(f"\nStopped after {trainer.steps:,} steps. To go on from the last checkpoint: python {command}")
         return
 
     best = DQNInference(run / "best.keras", **playing, epsilon=options.epsilon)
@@ -189,7 +190,7 @@ def main():
     score = best.record(run / "trained.gif", **film)
     print(f"It scores {score:,.0f} in its first {options.film_steps} steps: {run / 'trained.gif'}")
     print(f"Everything is in {run}: the films, learning-curve.png, model.png, best.keras and a checkpoint.")
-    told = f"--stack {options.stack} --sticky {playing['env'].settings['repeat_action_probability']:g}"
+    told = f"--stack {trainer.frame_stack} --sticky {playing['env'].settings['repeat_action_probability']:g}"
     print(f"Next: python examples/breakout/dqn_inference.py {told} {run / 'best.keras'}")
 
 

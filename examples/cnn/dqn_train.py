@@ -107,6 +107,7 @@ def main():
         score = DQNInference(model, **playing, epsilon=1).record(run / "random.gif", **film)
         print(f"A random agent scores {score:,.0f} in its first {options.film_steps} steps: {run / 'random.gif'}")
         plots.model_diagram(model, run / "model.png")
+        trainer.save(run, replay=False)  # from here on --resume finds a run
 
     evaluation = callbacks.Evaluation(
         min(options.evaluate_every, options.steps),
@@ -122,7 +123,7 @@ def main():
             trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, saving, log])
     except KeyboardInterrupt:
         command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
-        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
+        print(f"\nStopped after {trainer.steps:,} steps. To go on from the last checkpoint: python {command}")
         return
 
     best = DQNInference(run / "best.keras", **playing, epsilon=options.epsilon)

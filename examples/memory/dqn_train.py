@@ -56,6 +56,7 @@ def main():
         plots.model_diagram(model, run / "model.png")
         changed = settings(options.task, options.memory, corridor=options.corridor)
         trainer = DQNTrainer(env, model, seed=options.seed, **changed)
+        trainer.save(run, replay=False)  # from here on --resume finds a run
 
     evaluation = callbacks.Evaluation(
         min(trainer.report_every, options.steps),
@@ -71,7 +72,7 @@ def main():
             trainer.train(options.steps - trainer.steps, callbacks=listeners)
     except KeyboardInterrupt:
         command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
-        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
+        print(f"\nStopped after {trainer.steps:,} steps. To go on from the last checkpoint: python {command}")
         return
 
     best = DQNInference(run / "best.keras", env=env)

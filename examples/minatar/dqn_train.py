@@ -64,6 +64,7 @@ def main():
         score = DQNInference(model, env=game, epsilon=1).record(run / "random.gif", max_steps=FILM)
         print(f"A random agent scores {score:.0f}: {run / 'random.gif'}")
         plots.model_diagram(model, run / "model.png")
+        trainer.save(run, replay=False)  # from here on --resume finds a run
 
     every = min(20_000, options.steps)
     evaluation = callbacks.Evaluation(every, best_model=run / "best.keras")
@@ -74,7 +75,7 @@ def main():
             trainer.train(options.steps - trainer.steps, callbacks=[evaluation, curve, saving])
     except KeyboardInterrupt:
         command = shlex.join(sys.argv + ["--resume"] * (not options.resume))
-        print(f"\nStopped after {trainer.steps:,} steps. To go on: python {command}")
+        print(f"\nStopped after {trainer.steps:,} steps. To go on from the last checkpoint: python {command}")
         return
 
     best = DQNInference(run / "best.keras", env=game)
