@@ -85,8 +85,8 @@ class Replay:
 
         Raises:
             ValueError: If a window does not fit into a stream.
-            MemoryError: If the device, or the host, has too little memory; it says how much is needed and, where it is
-                known how much is left, what would fit.
+            MemoryError: If the device, or the host, has too little memory; it says how much is needed and what would
+                fit.
         """
         rows_per_stream = self.capacity // num_streams // period * period
         self.period = period
@@ -103,7 +103,8 @@ class Replay:
         needed = self._check_memory(
             num_streams, rows_per_stream, observation_shape, observation_dtype, 4 * return_to_go + states
         )
-        try:
+
+        def allocate(rows_per_stream):
             self.storage = Storage(
                 num_streams,
                 rows_per_stream,
@@ -117,12 +118,25 @@ class Replay:
                 period=period,
             )
             self.sampler.build(self.storage.bin + 1)
+
+        try:
+            allocate(rows_per_stream)
+            return
         except backend.AllocationError as error:  # where the device does not tell what it has left
+            cause = error.with_traceback(None)  # which holds what has been allocated
+        while (rows_per_stream := rows_per_stream // 2 // period * period) >= least:
             self.release()
-            raise MemoryError(
-                f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB, more than the device has left. "
-                f"{self._advice()}Received: capacity={self.capacity}"
-            ) from error
+            try:
+                allocate(rows_per_stream)
+                break
+            except backend.AllocationError:
+                continue
+        self.release()
+        fits = f"{rows_per_stream * num_streams:,} rows would fit. " if rows_per_stream >= least else ""
+        raise MemoryError(
+            f"A replay of {self.capacity:,} rows needs {needed / 1e9:.2f} GB, more than the device has left. "
+            f"{fits}{self._advice()}Received: capacity={self.capacity}"
+        ) from cause
 
     def release(self):
         """Lets go of the rows: these settings may be built again."""

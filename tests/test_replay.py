@@ -1,3 +1,4 @@
+import math
 import re
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from keras import ops
 from transforms import evaluated
 
-from sota_dqn import Replay, backend, samplers
+from sota_dqn import Replay, backend, samplers, storage
 from sota_dqn.types import Steps
 
 PLAN = backend.Plan(xla=False, fused=True, threads=False)
@@ -221,19 +222,28 @@ def test_the_bytes_of_a_row(monkeypatch, settings, row):
         build(capacity=24, **settings)
 
 
-@pytest.mark.parametrize("where", ["sota_dqn.replay.Storage", "sota_dqn.samplers.Uniform.build"])
-def test_memory_that_the_device_does_not_tell(monkeypatch, where):
-    def full(*arguments, **settings):
-        if backend.BACKEND == "jax":
-            raise backend.AllocationError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
-        raise backend.AllocationError(None, None, "OOM when allocating tensor")
+@pytest.mark.parametrize("where", [samplers.Uniform, storage.Storage])
+@pytest.mark.parametrize(("most", "fits"), [(300_000, "250,000 rows would fit. "), (10, "")])
+def test_memory_that_the_device_does_not_tell(monkeypatch, where, most, fits):
+    """It is found out by trying."""
+    method = "__init__" if where is storage.Storage else "build"
+    allocate = getattr(where, method)
+
+    def limited(self, *arguments, **settings):
+        if math.prod(arguments) > most:
+            if backend.BACKEND == "jax":
+                raise backend.AllocationError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+            raise backend.AllocationError(None, None, "OOM when allocating tensor")
+        allocate(self, *arguments, **settings)
 
     monkeypatch.setattr(backend, "memory_available", lambda **where: None)
     monkeypatch.setattr(backend, "device_kind", lambda: "cpu")
-    monkeypatch.setattr(where, full)
-    message = "A replay of 10,000,000 rows needs 0.29 GB, more than the device has left. Received: capacity=10000000"
+    monkeypatch.setattr(where, method, limited)
+    message = f"needs 0.03 GB, more than the device has left. {fits}Received: capacity=1000000"
+    replay = Replay(1_000_000)
     with pytest.raises(MemoryError, match=message):
-        build(capacity=10_000_000)
+        replay.build(4, observation_shape=(2,), observation_dtype="float32", after=2)
+    assert replay.storage is None  # it may be built again
 
 
 def test_a_sequence_may_begin_at_a_final_observation(random):
