@@ -56,7 +56,7 @@ class Environments:
         self.exact = self.mode == AutoresetMode.DISABLED
         # Whether others than this thread step them. The class tells: a wrapper would lend what is within it.
         self.concurrent = getattr(type(vector), "concurrent", type(vector) is AsyncVectorEnv)
-        self._stepped = getattr(vector, "unwrapped", vector)  # what has the worker processes
+        self._unwrapped = getattr(vector, "unwrapped", vector)  # has the worker processes, if there are any
         self._stepping = False  # whether `begin` has been called, and `step` has not
         self.episodes = np.zeros(self.num_envs, "int64")  # begun so far
         self.seed_every = getattr(vector, "seed_every", 0)
@@ -64,7 +64,7 @@ class Environments:
         self.actions: list[list[int]] = [[] for _ in range(self.num_envs)]
         self.resets: list[list[int]] = [[] for _ in range(self.num_envs)]
         self._ended = np.zeros(self.num_envs, bool)
-        self._lives = np.zeros(self.num_envs, int) if type(self._stepped).__module__.startswith("ale_py") else None
+        self._lives = np.zeros(self.num_envs, int) if type(self._unwrapped).__module__.startswith("ale_py") else None
 
     def reset(self):
         """Begins an episode in every stream and returns the first observations, `[E, ...]`."""
@@ -95,7 +95,8 @@ class Environments:
             An `Outcome`.
 
         Raises:
-            RuntimeError: If a worker process has died.
+            RuntimeError: If a worker process has died, or Ctrl-C has ended it.
+            ValueError: If ale-py's own vector environment ends games with a life.
         """
         if self._stepping:
             outcome = self._call(self.vector.step_wait)
@@ -196,14 +197,14 @@ class Environments:
 
     def _workers(self):
         """Returns the worker processes."""
-        return self._stepped.processes if isinstance(self._stepped, AsyncVectorEnv) else []
+        return self._unwrapped.processes if isinstance(self._unwrapped, AsyncVectorEnv) else []
 
     def _terminate(self):
         """Stops all worker processes, whatever they are doing."""
         for process in self._workers():
             process.terminate()
             process.join()
-        self._stepped.closed = True
+        self._unwrapped.closed = True
 
     def _reset(self, mask, seeded, *, masked=True):
         """Begins an episode in the streams of `mask`, with a seed in those of `seeded`, and returns all observations.
@@ -251,7 +252,7 @@ class Environments:
             return method(*arguments, **keywords)
         except KeyboardInterrupt as error:
             # Gymnasium raises here what a worker raised, and forgets its pipe; a second Ctrl-C leaves all of them.
-            interrupted = [i for i, _ in enumerate(self._workers()) if self._stepped.parent_pipes[i] is None]
+            interrupted = [i for i, _ in enumerate(self._workers()) if self._unwrapped.parent_pipes[i] is None]
             if not interrupted:
                 raise
             self._terminate()
@@ -262,7 +263,7 @@ class Environments:
             ) from error
         except (EOFError, ConnectionError) as error:
             # Gymnasium forgets the pipe of a worker whose environment has raised: such an error is passed on.
-            workers = {i: w for i, w in enumerate(self._workers()) if self._stepped.parent_pipes[i] is not None}
+            workers = {i: w for i, w in enumerate(self._workers()) if self._unwrapped.parent_pipes[i] is not None}
             ended = multiprocessing.connection.wait([w.sentinel for w in workers.values()], timeout=1.0)
             dead = [i for i, worker in workers.items() if worker.sentinel in ended]
             if not dead:

@@ -64,7 +64,7 @@ class OneStepTrainer(TrainerBase):
             84]`.
         frame_stack: Frames that make one observation of the model, channels last, oldest first; None for no stack.
         clip_rewards: Whether rewards are clipped to [-1, 1] for learning; returns that are logged are not. None does so
-            for Atari games.
+            for Atari games that are given by their id or as an `Atari`.
         local_max_steps: Steps of a worker whose gradients are added up before they are applied (the paper's I_update).
         target_network_update: Environment steps of all workers between two copies of the model into the target model
             (the paper's I_target).

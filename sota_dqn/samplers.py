@@ -13,7 +13,7 @@ from sota_dqn.types import recorded
 
 __all__ = ["Prioritized", "SumTree", "Uniform"]
 
-LARGEST = 1e28  # TD error that makes a priority of its own: 2^31 of them sum to less than float32 can hold
+LARGEST_ERROR = 1e28  # that makes a priority of its own: 2^31 of them sum to less than float32 can hold
 
 
 class SumTree:
@@ -212,7 +212,7 @@ class Prioritized:
     def _priority(self, td_error):
         """Returns finite priorities, whose sum is finite too: the tree outlives a model that diverges."""
         known = ops.isfinite(td_error)
-        size = ops.where(known, ops.minimum(ops.abs(td_error), LARGEST), 0.0)
+        size = ops.where(known, ops.minimum(ops.abs(td_error), LARGEST_ERROR), 0.0)
         return ops.where(known, ops.power(size + self.epsilon, self.alpha), self.highest.value)
 
 

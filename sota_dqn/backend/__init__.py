@@ -3,8 +3,8 @@
 Each backend file offers the same few names: `Program` (compile, repeat, gradient, apply, fused), `read_rows`,
 `write_rows`, `assign_slices`, `call_host`, `device_kind`, `device_memory`, `AllocationError`, `wait`, `asynchronous`
 and `single_threaded`. Everything above them is plain stateful Keras, written once. How a program is compiled is decided
-here, by `plan`, and so is whether rows are on the device or the host. To support another Keras backend, write its file
-and add it below.
+here, by `plan` and `WRITING`, and so is whether rows are on the device or the host. To support another Keras backend,
+write its file and add it below.
 """
 
 import math
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     threads: bool  # one operation may use several CPU threads
 
 
-WRITING = Plan(xla=False, fused=True, threads=False)  # of programs that only write: XLA has nothing to fuse there
+WRITING = Plan(xla=False, fused=True, threads=False)  # for programs that only write: XLA has nothing to fuse there
 
 
 def plan(*, convolutions, host_rows=False, backend=BACKEND, device=None):
