@@ -4,6 +4,7 @@
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -13,7 +14,8 @@ from benchmarks.common import Run, select
 from benchmarks.tables import describe, render_number, render_table, write_markdown
 
 NAME = "atari"
-PEER = {"agent": "stable-baselines3", "backend": "torch", "envs": 1}
+COLUMNS = ("agent", "backend", "precision", "envs")  # what a row of the table is of
+PEER = {"agent": "stable-baselines3", "backend": "torch", "precision": None, "envs": 1}
 
 
 def plan(options):
@@ -22,11 +24,13 @@ def plan(options):
     arguments = ["--steps", str(options.steps), "--replay", str(options.replay)]
     for repetition in range(options.repetitions):
         rest = {"steps": options.steps, "replay": options.replay, "repetition": repetition}
-        for backend in common.backends(options.backend):
-            for envs in options.envs:
-                command = [sys.executable, "-m", "benchmarks.atari_run", *arguments, "--envs", str(envs)]
-                key = {"agent": "sota_dqn", "backend": backend, "envs": envs, **rest}
-                runs.append(Run(key, command, {"KERAS_BACKEND": backend}))
+        for backend, precision, envs in itertools.product(
+            common.backends(options.backend), common.PRECISIONS, options.envs
+        ):
+            command = [sys.executable, "-m", "benchmarks.atari_run", *arguments, "--envs", str(envs)]
+            command += ["--precision", precision] if precision else []
+            key = {"agent": "sota_dqn", "backend": backend, "precision": precision, "envs": envs, **rest}
+            runs.append(Run(key, command, {"KERAS_BACKEND": backend}))
         if options.peers:
             peer = common.peer_python(options.peer_python)
             runs.append(Run({**PEER, **rest}, [peer, "-m", "benchmarks.peers.sb3_atari", *arguments], {}))
@@ -38,15 +42,16 @@ def table(records):
     rows = []
     peer = [record["steps_per_second"] for record in select(records, **PEER)]
     base = statistics.median(peer) if peer else None
-    for key in dict.fromkeys((r["agent"], r["backend"], r["envs"]) for r in records):
-        found = select(records, agent=key[0], backend=key[1], envs=key[2])
+    for key in dict.fromkeys(tuple(record.get(name) for name in COLUMNS) for record in records):
+        found = select(records, **dict(zip(COLUMNS, key, strict=True)))
+        agent, backend, precision, envs = key
         rates = [record["steps_per_second"] for record in found]
         rate = statistics.median(rates)
         cells = [render_number(x, 0) for x in (rate, min(rates), max(rates))]
         ratio = render_number(rate / base, 2) if base else "–"
         peak = render_number(max(record["peak"] for record in found) / 1e9, 2)
-        rows.append([f"{key[0]}, {key[1]}", key[2], *cells, ratio, peak])
-    header = ["agent", "games side by side", "steps/s, median", "least", "most", "ratio", "GB at the peak"]
+        rows.append([f"{agent}, {backend}", precision or "float32", envs, *cells, ratio, peak])
+    header = ["agent", "precision", "games side by side", "steps/s, median", "least", "most", "ratio", "GB at the peak"]
     return render_table(header, rows)
 
 

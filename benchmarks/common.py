@@ -23,6 +23,7 @@ from typing import NamedTuple
 from benchmarks.process import STARTED
 
 __all__ = [
+    "PRECISIONS",
     "ROOT",
     "Run",
     "add_backend",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
+PRECISIONS = (None, "mixed_bfloat16")  # Keras's policies of dtypes; None is its default, float32
 TIMEOUT = 6 * 3600  # seconds; a run that takes longer has hung
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 

@@ -190,6 +190,7 @@ def main():
     parser.add_argument("--capacity", type=int, default=100_000, help="rows, all of them filled")
     parser.add_argument("--large", type=int, default=CAPACITIES[1], help="the larger of two that are compared")
     parser.add_argument("--updates-per-call", type=int, default=32)
+    parser.add_argument("--precision", default="float32", help="Keras's policy of dtypes")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure")
     parser.add_argument("--compiler", choices=["xla", "graph"], help="with --fused: not the way that is taken here")
     parser.add_argument("--fused", action=argparse.BooleanOptionalAction, help="updates in a loop, or unrolled")
@@ -198,6 +199,7 @@ def main():
         parser.error("--compiler needs --fused or --no-fused, and they need --compiler.")
     if options.compiler is not None:
         change_plan(xla=options.compiler == "xla", fused=options.fused)
+    keras.config.set_dtype_policy(options.precision)
     if options.what in ("update", "defaults"):
         result = {
             "updates_per_second": updates_per_second(

@@ -6,6 +6,7 @@ a peer, and `results/updates_lstm.jsonl`.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -32,28 +33,40 @@ PATHS = (  # read in `recurrent.py` and in Keras 3.15
 NATURE_GFLOP = 2.78
 CAPACITY = 100_000
 LARGE = 1_000_000
+PRECISIONS = {"mlp": [None], "nature": common.PRECISIONS, "lstm": [None]}
 UPDATES_PER_CALL = {"mlp": (1, 32, 64), "nature": (1, 8), "lstm": (1, 8, 32)}
 FUSED = 32  # updates per call in the comparison of two capacities
 ALGORITHMS = {"update": "prioritized, double, 5-step", "defaults": "the defaults, with bounds"}
 PEER = {"what": "update", "agent": "stable-baselines3", "backend": "torch", "updates_per_call": 1}
 
 
-def ours(what, backend, **rest):
-    """Returns the key of a configuration of ours."""
-    return {"what": what, "agent": "sota_dqn", "backend": backend, **rest}
+def ours(what, backend, *, precision=None, **rest):
+    """Returns the key of a configuration of ours, at one of `common.PRECISIONS`."""
+    return {"what": what, "agent": "sota_dqn", "backend": backend, "precision": precision, **rest}
+
+
+def measured(options, backend):
+    """Returns the keys of the updates of ours that the first table compares, and a name for each."""
+    capacity = options.capacity
+    found = []
+    for precision, times in itertools.product(PRECISIONS[options.net], UPDATES_PER_CALL[options.net]):
+        name = f"sota_dqn, {backend}: {ALGORITHMS['update']}" + (f", {precision}" if precision else "")
+        found.append((ours("update", backend, precision=precision, updates_per_call=times, capacity=capacity), name))
+    if options.net == "mlp":
+        key = ours("defaults", backend, updates_per_call=FUSED, capacity=capacity)
+        found.append((key, f"sota_dqn, {backend}: {ALGORITHMS['defaults']}"))
+    return found
 
 
 def configurations(options):
     """Returns the keys of everything that is measured, the repetition aside; the peer comes between our backends."""
     keys = []
     for backend in common.backends(options.backend):
-        for updates_per_call in UPDATES_PER_CALL[options.net]:
-            keys.append(ours("update", backend, updates_per_call=updates_per_call, capacity=options.capacity))
+        keys += [key for key, _ in measured(options, backend)]
         if options.peers:
             keys.append({**PEER, "capacity": options.capacity})
         if options.net != "mlp":
             continue
-        keys.append(ours("defaults", backend, updates_per_call=FUSED, capacity=options.capacity))
         keys.append(ours("capacities", backend, updates_per_call=FUSED, large=options.large))
         keys.append(ours("sum_tree", backend))
     return [key for i, key in enumerate(keys) if key not in keys[:i]]
@@ -66,8 +79,8 @@ def command(key, options, peer):
         capacity = ["--capacity", str(key["capacity"])]
         return [peer, "-m", "benchmarks.peers.sb3_updates", "--net", options.net, *capacity, *seconds]
     command = [sys.executable, "-m", "benchmarks.speed", key["what"], "--net", options.net, *seconds]
-    for name in ("capacity", "large", "updates_per_call"):
-        command += [f"--{name.replace('_', '-')}", str(key[name])] if name in key else []
+    for name in ("capacity", "large", "updates_per_call", "precision"):
+        command += [f"--{name.replace('_', '-')}", str(key[name])] if key.get(name) else []
     return command
 
 
@@ -100,12 +113,10 @@ def updates_table(records, options):
     base = statistics.median(peer) if peer else None
     rows = [["stable-baselines3, torch: plain DQN", 1, *spread(peer), "1.0"]] if peer else []
     for backend in common.backends(options.backend):
-        measured = [("update", number) for number in UPDATES_PER_CALL[options.net]]
-        for what, updates_per_call in [*measured, *([("defaults", FUSED)] if options.net == "mlp" else [])]:
-            found = values(records, ours(what, backend, updates_per_call=updates_per_call, capacity=options.capacity))
+        for key, name in measured(options, backend):
+            found = values(records, key)
             ratio = statistics.median(found) / base if base else None
-            name = f"sota_dqn, {backend}: {ALGORITHMS[what]}"
-            rows.append([name, updates_per_call, *spread(found), render_number(ratio)])
+            rows.append([name, key["updates_per_call"], *spread(found), render_number(ratio)])
     return render_table(["agent", "updates per call", "updates/s, median", "least", "most", "ratio"], rows)
 
 

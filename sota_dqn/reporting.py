@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
@@ -177,10 +178,16 @@ class Interrupt:
     """A context in which the first Ctrl-C only sets `pressed`, so that the running step is completed.
 
     The second raises.
+
+    Args:
+        say: Whether the first is answered on standard error: an evaluation may be minutes long.
     """
 
-    def __init__(self):
+    answer = b"\nStopping when the running step or evaluation is complete. Ctrl-C once more stops at once.\n"
+
+    def __init__(self, *, say=False):
         self.pressed = False
+        self._say = say
 
     def __enter__(self):
         self._main = threading.current_thread() is threading.main_thread()
@@ -196,6 +203,9 @@ class Interrupt:
         if self.pressed:
             raise KeyboardInterrupt
         self.pressed = True
+        if self._say:
+            with contextlib.suppress(OSError):  # there may be no standard error
+                os.write(2, self.answer)  # not `print`, which must not interrupt itself
 
 
 class Batches:

@@ -136,7 +136,7 @@ class TrainerBase(abc.ABC):
         self.model.stop_training = False
         self._clock = Clock(profile)
         listeners.on_train_begin()
-        with Interrupt() as interrupt:
+        with Interrupt(say=verbose != 0) as interrupt:
             try:
                 self._loop(last_step, last_episode, listeners, interrupt)
                 listeners.on_train_end()

@@ -359,9 +359,24 @@ def test_memory_is_given_above_a_nearly_empty_replay():
 def test_atari_table():
     ours = {"agent": "sota_dqn", "backend": "jax", "envs": 16}
     rates = [(atari.PEER, 50.0, 3e9), (atari.PEER, 150.0, 4e9), (ours, 200.0, 1e9), (ours, 400.0, 2e9)]
+    rates += [(ours | {"precision": "mixed_bfloat16"}, 500.0, 1e9)]
     table = atari.table([record(**key, steps_per_second=rate, peak=peak) for key, rate, peak in rates])
-    assert "| stable-baselines3, torch | 1 | 100 | 50 | 150 | 1.00 | 4.00 |" in table
-    assert "| sota_dqn, jax | 16 | 300 | 200 | 400 | 3.00 | 2.00 |" in table
+    assert "| stable-baselines3, torch | float32 | 1 | 100 | 50 | 150 | 1.00 | 4.00 |" in table
+    assert "| sota_dqn, jax | float32 | 16 | 300 | 200 | 400 | 3.00 | 2.00 |" in table
+    assert "| sota_dqn, jax | mixed_bfloat16 | 16 | 500 | 500 | 500 | 5.00 | 1.00 |" in table
+
+
+def test_pictures_are_measured_in_two_precisions():
+    options = argparse.Namespace(backend="jax", capacity=100, peers=True, net="nature", seconds=1.0)
+    keys = updates.configurations(options)
+    assert [key.get("precision") for key in keys] == [None, None, "mixed_bfloat16", "mixed_bfloat16", None]
+    assert "--precision" not in updates.command(keys[0], options, None)
+    assert updates.command(keys[2], options, None)[-2:] == ["--precision", "mixed_bfloat16"]
+    rates = [40.0, 50.0, 60.0, 70.0, 20.0]
+    records = [record(**key, updates_per_second=rate) for key, rate in zip(keys, rates, strict=True)]
+    table = updates.updates_table(records, options)
+    assert "| sota_dqn, jax: prioritized, double, 5-step | 8 | 50 | 50 | 50 | 2.5 |" in table
+    assert "| sota_dqn, jax: prioritized, double, 5-step, mixed_bfloat16 | 8 | 70 | 70 | 70 | 3.5 |" in table
 
 
 def test_share_of_what_the_processor_can_do():

@@ -192,12 +192,14 @@ def test_batches_that_no_one_listens_to_are_not_fetched():
     batches.end()
 
 
-def test_the_first_interrupt_is_noted_and_the_second_raises():
+@pytest.mark.parametrize("say", [True, False])
+def test_the_first_interrupt_is_noted_and_the_second_raises(say, capfd):
     before = signal.getsignal(signal.SIGINT)
-    with Interrupt() as interrupt:
+    with Interrupt(say=say) as interrupt:
         assert not interrupt.pressed
         signal.raise_signal(signal.SIGINT)
         assert interrupt.pressed
+        assert ("Ctrl-C once more stops at once" in capfd.readouterr().err) is say
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
