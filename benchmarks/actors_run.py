@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from benchmarks.process import rate, report
-from sota_dqn import Actors, Atari, DQNTrainer, RayActors, Replay, backend, callbacks, forkserver
+from sota_dqn import Actors, Atari, DQNTrainer, RayActors, Replay, backend, callbacks, forkserver, targets
 from sota_dqn.processes import Processes
 from sota_dqn.vectors import make_factory
 
@@ -78,6 +78,7 @@ def make_trainer(name, *, actors, ray):
         actors=make(actors, steps_per_update=(0, math.inf)) if actors else 0,
         frame_stack=4 if name == "atari" else None,
         replay=Replay(50_000),
+        target=targets.double,
         n_step=5,
         bounds=None,
         updates_per_call=4 if name == "atari" else 32,

@@ -10,7 +10,7 @@ import keras
 
 from benchmarks.process import Anonymous, report
 from benchmarks.speed import add_launch, build_model, device, device_peak, set_launch
-from sota_dqn import Atari, DQNTrainer, Replay, policies, samplers
+from sota_dqn import Atari, DQNTrainer, Replay, policies, samplers, targets
 
 PACKAGES = ("keras", "gymnasium", "numpy", "ale-py")
 WARM_UP = 2_000  # steps before the clock: without updates at first, then those that compile
@@ -39,6 +39,7 @@ def main():
             frame_stack=4,
             replay=Replay(options.replay, sampler=samplers.Prioritized()),
             policy=policies.EpsilonGreedy(0.1),
+            target=targets.double,
             n_step=5,
             bounds=None,
             batch_size=options.batch_size,

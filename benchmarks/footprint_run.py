@@ -13,7 +13,7 @@ import keras
 
 from benchmarks.noise import NUM_ACTIONS, Noise, Unplayed
 from benchmarks.process import Anonymous, report
-from sota_dqn import DQNTrainer, Replay, policies, samplers
+from sota_dqn import DQNTrainer, Replay, policies, samplers, targets
 
 PACKAGES = ("keras", "gymnasium", "numpy")
 
@@ -42,6 +42,7 @@ def measure(capacity, directory, *, updates):
             build_model(),
             eval_env=Unplayed,
             frame_stack=4,
+            target=targets.double,
             n_step=5,
             bounds=None,
             batch_size=32,

@@ -13,7 +13,7 @@ import keras
 from benchmarks.noise import Noise, Unplayed
 from benchmarks.process import rate, report
 from benchmarks.speed import add_launch, build_model, device, device_peak, learn, matrix_gflops, set_launch
-from sota_dqn import DQNTrainer, Replay, backend, policies, samplers
+from sota_dqn import DQNTrainer, Replay, backend, policies, samplers, targets
 
 PACKAGES = ("keras", "gymnasium", "numpy")
 NUM_ENVS = 128
@@ -30,6 +30,7 @@ def make_trainer(*, capacity, batch_size, updates_per_call, place=None):
         frame_stack=4,
         replay=Replay(capacity, sampler=samplers.Prioritized(), device=place),
         policy=policies.EpsilonGreedy(1.0),
+        target=targets.double,
         n_step=5,
         bounds=None,
         batch_size=batch_size,

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.noise import NUM_ACTIONS, Noise, Unplayed
 from benchmarks.process import rate, report
-from sota_dqn import DQNTrainer, Replay, Sequences, backend, policies, samplers
+from sota_dqn import DQNTrainer, Replay, Sequences, backend, policies, samplers, targets
 
 PACKAGES = ("keras", "gymnasium", "numpy")
 BATCH_SIZE = {"mlp": 64, "nature": 32, "lstm": 32}
@@ -106,7 +106,8 @@ def filled_trainer(*, capacity, updates_per_call, net="mlp", defaults=False):
         "nature": {"eval_env": Unplayed, "frame_stack": 4},
         "lstm": {"sequences": Sequences(40, burn_in=20)},
     }[net]
-    algorithm = {"replay": Replay(capacity, sampler=samplers.Prioritized()), "n_step": 5, "bounds": None}
+    algorithm = {"replay": Replay(capacity, sampler=samplers.Prioritized())}
+    algorithm |= {"target": targets.double, "n_step": 5, "bounds": None}
     if defaults:
         algorithm = {"replay": Replay(capacity)}
     trainer = DQNTrainer(

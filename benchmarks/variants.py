@@ -4,7 +4,7 @@ To add a factor, add its levels to `FACTORS` and its default to `DEFAULTS`.
 """
 
 from sota_dqn import Replay, losses, policies, samplers, schedules, targets
-from sota_dqn.dqn import DEFAULT_BOUNDS
+from sota_dqn.dqn import DEFAULT_BOUNDS, DEFAULT_N_STEP, DEFAULT_TARGET
 
 __all__ = ["DEFAULTS", "FACTORS", "variants"]
 
@@ -27,6 +27,7 @@ def _epsilon_greedy(hold):
 # Each level is a function that returns the settings of `learning.build_model` and those of `DQNTrainer`.
 FACTORS = {
     "target": {
+        "expected SARSA 0.25": lambda: _trainer(target=DEFAULT_TARGET),
         "double": lambda: _trainer(target=targets.double),
         "maximum": lambda: _trainer(target=targets.maximum),
         "mellowmax, no target model": lambda: _trainer(target=targets.mellowmax(OMEGA), target_update=None),
@@ -42,6 +43,7 @@ FACTORS = {
     "n-step": {
         "1": lambda: _trainer(n_step=1),
         "2": lambda: _trainer(n_step=2),
+        "3 to 1": lambda: _trainer(n_step=DEFAULT_N_STEP),
         "3": lambda: _trainer(n_step=3),
         "5": lambda: _trainer(n_step=5),
         "5, no lower bound": lambda: _trainer(n_step=5, bounds=None),
@@ -73,10 +75,10 @@ FACTORS = {
 
 # The network's are those of `learning.build_model`, the others those of `DQNTrainer`.
 DEFAULTS = {
-    "target": "double",
+    "target": "expected SARSA 0.25",
     "head": "linear",
     "replay": "uniform",
-    "n-step": "3",
+    "n-step": "3 to 1",
     "lower bound": "He, weight 0.25",
     "exploration": "every step anew",
     "optimizer": "Adam 1e-3, squared",

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from sota_dqn import losses, targets
+from sota_dqn import losses, schedules, targets
 from sota_dqn.checks import check_probability, is_integer, is_number, one_per_sample
 from sota_dqn.learner import Learner
 from sota_dqn.models import is_recurrent, previous_inputs
@@ -27,7 +27,9 @@ from sota_dqn.types import NextState, recorded
 
 __all__ = ["DQNLearner", "DQNTrainer"]
 
-# Ours, with returns of three steps: chosen on the four tasks of classic control together, see the README.
+# Ours: chosen on the four tasks of classic control and on MinAtar's Freeway together, see the README.
+DEFAULT_TARGET = targets.expected_sarsa(0.25)
+DEFAULT_N_STEP = schedules.linear(3, 1, steps=20_000)
 DEFAULT_BOUNDS = Bounds()
 BOUNDS_WEIGHT = 0.25  # that of the released code of He et al.; with the paper's 4 LunarLander is learned late
 
@@ -106,10 +108,10 @@ class DQNTrainer(Trainer):
         clip_rewards=None,
         replay=None,
         policy=None,
-        target=targets.double,
+        target=DEFAULT_TARGET,
         target_update=0.01,
         average=0.05,
-        n_step=3,
+        n_step=DEFAULT_N_STEP,
         discount=0.99,
         rescaling=None,
         sequences=None,

@@ -30,7 +30,7 @@ import sys
 
 import keras
 
-from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, Sequences, callbacks, plots, policies, samplers
+from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, Sequences, callbacks, plots, policies, samplers, targets
 from sota_dqn.schedules import linear
 
 
@@ -90,6 +90,7 @@ def make_trainer(model, options):
         sequences=Sequences(20, burn_in=5) if options.memory == "lstm" else None,
         replay=Replay(options.replay, sampler=samplers.Prioritized(0.5, linear(0.4, 1.0, steps=options.steps))),
         policy=policies.EpsilonGreedy(linear(1.0, 0.01, steps=max(1, options.steps // 10))),
+        target=targets.double,
         n_step=3,
         bounds=None,  # which would take three more passes of the network in every update
         batch_size=options.batch_size // (2 if options.memory == "lstm" else 1),

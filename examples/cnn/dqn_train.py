@@ -15,7 +15,18 @@ import sys
 
 import keras
 
-from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, callbacks, plots, policies, preprocessing, samplers
+from sota_dqn import (
+    Atari,
+    DQNInference,
+    DQNTrainer,
+    Replay,
+    callbacks,
+    plots,
+    policies,
+    preprocessing,
+    samplers,
+    targets,
+)
 from sota_dqn.schedules import linear
 
 GAME = Atari("ALE/MsPacman-v5")
@@ -55,6 +66,7 @@ def make_trainer(model, options):
         frame_stack=FRAME_STACK,
         replay=Replay(options.replay, sampler=samplers.Prioritized(0.5, linear(0.4, 1.0, steps=options.steps))),
         policy=policies.EpsilonGreedy(linear(1.0, 0.01, steps=max(1, options.steps // 10))),
+        target=targets.double,
         n_step=3,
         bounds=None,  # which would take three more passes of the network in every update
         batch_size=32,

@@ -7,7 +7,7 @@ import pathlib
 
 import keras
 
-from sota_dqn import Sequences, policies, schedules
+from sota_dqn import Sequences, policies, schedules, targets
 
 __all__ = ["MEMORIES", "STEPS", "THRESHOLD", "build_model", "run_of", "settings"]
 
@@ -55,6 +55,7 @@ def settings(task, memory, *, corridor=10):
         **({"sequences": Sequences(length, burn_in=5)} if memory == "lstm" else {}),
         "policy": policies.EpsilonGreedy(schedules.linear(1.0, 0.05, steps=exploring[task])),
         "discount": {"tmaze": 0.98, "cartpole": 0.99}[task],
+        "target": targets.double,
         "n_step": 5,
         "bounds": None,
         "batch_size": 32,

@@ -3,7 +3,7 @@ evaluates it, saves it, and plots how it learned. Needs `pip install -e ".[minat
 
 # Breakout, minutes on two CPU cores
 python examples/minatar/dqn_train.py
-python examples/minatar/dqn_train.py --game freeway --n-step 1 --steps 1000000  # with two or more it is not learned
+python examples/minatar/dqn_train.py --game freeway --steps 1000000
 """
 
 import argparse
@@ -39,7 +39,6 @@ def main():
     parser.add_argument("--steps", type=int, default=500_000, help="environment steps in all (default: %(default)s)")
     parser.add_argument("--envs", type=int, default=16, help="games played side by side (default: %(default)s)")
     parser.add_argument("--replay", type=int, default=100_000, help="steps in the replay (default: %(default)s)")
-    parser.add_argument("--n-step", type=int, default=3, help="steps of reward in a return (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="from which all chance is made (default: %(default)s)")
     parser.add_argument("--run", type=pathlib.Path, help="directory of the run (default: runs/minatar-GAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory")
@@ -59,8 +58,7 @@ def main():
     else:
         keras.utils.set_random_seed(options.seed)
         model = build_model(game)
-        settings = {"num_envs": options.envs, "replay": Replay(options.replay), "n_step": options.n_step}
-        trainer = DQNTrainer(game, model, **settings, seed=options.seed)
+        trainer = DQNTrainer(game, model, num_envs=options.envs, replay=Replay(options.replay), seed=options.seed)
         score = DQNInference(model, env=game, epsilon=1).record(run / "random.gif", max_steps=FILM)
         print(f"A random agent scores {score:.0f}: {run / 'random.gif'}")
         plots.model_diagram(model, run / "model.png")
