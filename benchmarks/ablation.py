@@ -117,7 +117,9 @@ def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     common.add_options(parser, seeds=5, tasks=TASKS, backend="jax", jobs=len(os.sched_getaffinity(0)))
-    parser.add_argument("--factors", nargs="+", choices=DEFAULTS, default=list(DEFAULTS), help="default: all")
+    parser.add_argument(
+        "--factors", nargs="*", choices=DEFAULTS, default=list(DEFAULTS), help="default: all; none: the defaults alone"
+    )
     options = parser.parse_args()
     if options.backend == "both":
         parser.error("one backend at a time: the algorithm is the same on both")

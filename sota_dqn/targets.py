@@ -74,6 +74,9 @@ def expected_sarsa(epsilon):
     all of them, so that `expected_sarsa(0)` is `double`. The mean leaves out actions of value -inf, by which a model
     says that they are not legal.
 
+    Where `epsilon` is larger than that of the policy that acts, a state is worth what a clumsier policy gets there, and
+    what is learned keeps away from where one wrong action costs much: the default of `DQNTrainer`, with 0.25.
+
     Args:
         epsilon: A number in [0, 1], or a schedule that is asked at `next_state.step`.
     """
@@ -84,7 +87,8 @@ def expected_sarsa(epsilon):
         probability = epsilon(next_state.step) if callable(epsilon) else epsilon
         values = next_state.target_values
         legal = ops.greater(values, -float("inf"))
-        mean = ops.sum(ops.where(legal, values, 0.0), axis=-1) / ops.sum(ops.cast(legal, "float32"), axis=-1)
+        number = ops.sum(ops.cast(legal, "float32"), axis=-1)
+        mean = ops.sum(ops.where(legal, values, 0.0), axis=-1) / ops.maximum(number, 1.0)
         return (1.0 - probability) * double(next_state) + probability * mean
 
     return target

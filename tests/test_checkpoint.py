@@ -128,7 +128,9 @@ def test_layout(trained):
     assert {file.name for file in data(trained).iterdir()} == {"model.keras", "state.json", "arrays"}
     assert {file.name for file in (data(trained) / "arrays").iterdir()} == {f"{name}.npy" for name in config["arrays"]}
     assert config["trainer"] == "DQNTrainer" and config["steps"] == 60 and config["backend"] == keras.backend.backend()
-    assert config["arguments"]["env"] == "CartPole-v1" and config["arguments"]["target"] == {"name": "targets:double"}
+    assert config["arguments"]["env"] == "CartPole-v1"
+    assert config["arguments"]["target"] == {"call": "targets:expected_sarsa", "arguments": {"epsilon": 0.25}}
+    assert config["arguments"]["penalty"] is None
     assert config["arguments"]["policy"] == {"call": "policies:Boltzmann", "arguments": {"temperature": 0.5}}
     assert len((trained / "config.json").read_text().splitlines()) > 50  # one entry a line
 

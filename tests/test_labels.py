@@ -3,7 +3,7 @@
 import pytest
 from runs import make
 
-from sota_dqn import Replay, labels, policies, samplers, schedules
+from sota_dqn import Replay, labels, policies, samplers, schedules, targets
 from sota_dqn.checkpoint import encode
 
 
@@ -34,7 +34,8 @@ def test_settings_are_flat():
     assert (found["replay", "sampler"], found["replay", "sampler", "alpha"]) == ("Prioritized", "0.5")
     assert found["preprocess",] == "[len, None]"
     assert (found["optimizer",], found["optimizer", "learning_rate"]) == ("adam", "0.0005")
-    trainer = make(policy=policies.Mixture({"a": policies.Greedy(), "b": policies.EpsilonGreedy(0.1)}))
+    policy = policies.Mixture({"a": policies.Greedy(), "b": policies.EpsilonGreedy(0.1)})
+    trainer = make(policy=policy, target=targets.double)
     found = labels.describe({"settings": trainer.settings, "model": {"name": "net", "parameters": 1}})
     assert found["policy", "policies", "b"] == "EpsilonGreedy"
     assert found["policy", "policies", "b", "epsilon"] == "0.1"

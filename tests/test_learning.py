@@ -5,7 +5,7 @@ import numpy as np
 import probes
 import pytest
 
-from sota_dqn import DQNTrainer, Replay, callbacks, policies, samplers, schedules
+from sota_dqn import DQNTrainer, Replay, callbacks, policies, samplers, schedules, targets
 from sota_dqn.returns import Bounds
 
 DISCOUNT = 0.8
@@ -60,7 +60,7 @@ def test_values_of_the_chain_by_hand():
 )
 def test_one_step_values_of_random_actions_equal_value_iteration(changes):
     model = chain_model()
-    train(probes.Chain, model, steps=3_000, n_step=1, **changes)
+    train(probes.Chain, model, steps=3_000, n_step=1, target=targets.double, **changes)
     np.testing.assert_allclose(model.get_weights()[0], CHAIN, atol=0.001)
 
 
@@ -69,7 +69,8 @@ def test_three_step_values_of_greedy_actions_equal_value_iteration():
     model = chain_model()
     policy = policies.EpsilonGreedy(schedules.linear(1.0, 0.0, steps=2_000))
     replay = Replay(600, sampler=samplers.Prioritized(alpha=0.6, beta=1.0))
-    train(probes.Chain, model, steps=5_000, n_step=3, policy=policy, replay=replay, target_update=10)
+    settings = {"n_step": 3, "target": targets.double, "target_update": 10}
+    train(probes.Chain, model, steps=5_000, policy=policy, replay=replay, **settings)
     values = model.get_weights()[0]
     np.testing.assert_allclose(values.max(axis=1), CHAIN.max(axis=1), atol=0.01)
     np.testing.assert_array_equal(values.argmax(axis=1), CHAIN.argmax(axis=1))

@@ -24,6 +24,7 @@ from sota_dqn import (
     returns,
     samplers,
     schedules,
+    targets,
 )
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.types import Steps
@@ -40,6 +41,7 @@ def network(inputs=4, outputs=2):
 def build(env="CartPole-v1", model=None, **settings):
     settings = {
         "sequences": Sequences(LENGTH, burn_in=BURN_IN, period=3),
+        "target": targets.double,
         "n_step": N,
         "bounds": None,
         "discount": DISCOUNT,

@@ -110,6 +110,11 @@ def test_expected_sarsa_asks_its_schedule_at_the_step(random):
     check(targets.expected_sarsa(schedule), state, ops.convert_to_numpy(targets.expected_sarsa(0.25)(state)))
 
 
+def test_expected_sarsa_where_no_action_is_legal():
+    nothing = np.full((1, 2), -np.inf, "float32")
+    check(targets.expected_sarsa(0.25), NextState(nothing, nothing, np.float32(0)), [-np.inf])
+
+
 def test_expected_sarsa_of_a_greedy_policy_is_double(random):
     state = random_state(random)
     check(targets.expected_sarsa(0), state, ops.convert_to_numpy(targets.double(state)))

@@ -13,6 +13,7 @@ from runs import fix_seeds
 
 from sota_dqn import DQNTrainer, Replay, callbacks, mixtures, policies, samplers, schedules
 from sota_dqn.returns import Bounds
+from sota_dqn.types import NextState
 
 CLOCK = ("steps_per_second", "updates_per_second", "seconds")
 
@@ -441,14 +442,24 @@ def test_a_schedule_that_does_not_rise(last):
 
 def test_values_are_raised_to_returns_of_more_steps_unless_that_is_switched_off():
     trainer = DQNTrainer("CartPole-v1", network(4, 2))
-    bounds, penalty, n_step = trainer.learner.bounds, trainer.learner.penalty, trainer.learner.n_step
-    assert (n_step, bounds.horizons, bounds.upper, bounds.return_to_go) == (3, 4, False, False)
+    bounds, penalty = trainer.learner.bounds, trainer.learner.penalty
+    assert (bounds.horizons, bounds.upper, bounds.return_to_go) == (4, False, False)
     q, target, lower = (np.array([value], "float32") for value in (1.0, 2.0, 2.5))
     raised = ops.convert_to_numpy(penalty(q, target, lower, np.array([np.inf], "float32")))
     np.testing.assert_allclose(raised, [1.1**2], rtol=1e-6)  # (2 + 0.25 * 2.5) / 1.25 - 1
     trainer.close()
     trainer = DQNTrainer("CartPole-v1", network(4, 2), bounds=None)
     assert trainer.learner.bounds is trainer.learner.penalty is None
+    trainer.close()
+
+
+def test_three_steps_become_one_and_a_state_is_worth_what_a_policy_that_slips_gets_there():
+    trainer = DQNTrainer("CartPole-v1", network(4, 2))
+    n_step = [round(trainer.learner.n_step(step)) for step in (0, 4_999, 5_001, 14_999, 15_001, 1e9)]
+    assert n_step == [3, 3, 2, 2, 1, 1]
+    state = NextState(*(np.array([values], "float32") for values in ([3, 1], [5, 8])), np.float32(0))
+    value = ops.convert_to_numpy(trainer.learner.target(state))
+    np.testing.assert_allclose(value, [0.875 * 5 + 0.125 * 8])
     trainer.close()
 
 
