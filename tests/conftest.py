@@ -4,6 +4,7 @@ import gc
 import importlib.metadata
 import os
 import shutil
+import signal
 import tempfile
 
 import numpy as np
@@ -17,6 +18,10 @@ def is_at_most(package, major, minor):
     except importlib.metadata.PackageNotFoundError:
         return True
 
+
+# A shell has what it starts in the background ignore Ctrl-C, and so do all that this starts: here it is heard.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read when the libraries are imported, so set before. What is compiled is kept for the run, for processes that tests
 # start too: half of the suite's time went into the same programs again and again.
