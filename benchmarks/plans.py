@@ -18,7 +18,7 @@ from sota_dqn import backend
 NAME = "plans"
 NETS = {"mlp": 100_000, "nature": 10_000}  # and the rows in the replay
 UPDATES_PER_CALL = 8  # that of the defaults; all are unrolled where they are not in a loop
-WAYS = {"tensorflow": ("xla", "graph"), "jax": ("xla",)}
+WAYS = {"tensorflow": ("xla", "graph"), "jax": ("xla", "ynnpack")}  # see `speed.set_compiler`
 MARGIN = 1.1  # a ratio above it tells more than the noise of shared machines
 
 
@@ -53,7 +53,7 @@ def rates(records, options):
         runs = select(records, **key)
         medians = [statistics.median(run[name] for run in runs) for name in ("updates_per_second", "process_seconds")]
         usual = backend.plan(convolutions=key["net"] == "nature", backend=key["backend"], device="cpu")
-        found.append((key, *medians, (usual.xla, usual.fused) == (key["compiler"] == "xla", key["fused"])))
+        found.append((key, *medians, (("graph", "xla")[usual.xla], usual.fused) == (key["compiler"], key["fused"])))
     return found
 
 

@@ -23,6 +23,7 @@ CAPACITIES = 10_000, 1_000_000  # that are compared
 TURN = 0.5  # seconds of each of them before the other
 # What becomes part of a CUDA graph: all that may, loops among it, which XLA leaves out by itself.
 CUDA_GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,WHILE,CONDITIONAL,DYNAMIC_SLICE_FUSION"
+COMPILERS = "xla", "graph", "ynnpack"
 MATRIX = 2048  # rows and columns of the matrices whose product is what this processor can do
 
 
@@ -69,6 +70,16 @@ def change_plan(**changes):
     """Has programs compiled as `backend.plan` says, but for these fields of a `Plan`."""
     plan = backend.plan
     backend.plan = lambda **settings: plan(**settings)._replace(**changes)
+
+
+def set_compiler(compiler):
+    """Has programs compiled by `"xla"`, as a `"graph"` (TensorFlow), or by `"ynnpack"`: XLA with its own choice of what
+    that library of kernels computes (JAX)."""
+    change_plan(xla=compiler != "graph")
+    if compiler == "ynnpack":
+        from sota_dqn.backend import jax as jax_backend
+
+        jax_backend.KERNELS = {}
 
 
 def build_model(net):
@@ -193,13 +204,14 @@ def main():
     parser.add_argument("--updates-per-call", type=int, default=32)
     parser.add_argument("--precision", default="float32", help="Keras's policy of dtypes")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure")
-    parser.add_argument("--compiler", choices=["xla", "graph"], help="with --fused: not the way that is taken here")
+    parser.add_argument("--compiler", choices=COMPILERS, help="with --fused: not the way that is taken here")
     parser.add_argument("--fused", action=argparse.BooleanOptionalAction, help="updates in a loop, or unrolled")
     options = parser.parse_args()
     if (options.compiler is None) != (options.fused is None):
         parser.error("--compiler needs --fused or --no-fused, and they need --compiler.")
     if options.compiler is not None:
-        change_plan(xla=options.compiler == "xla", fused=options.fused)
+        set_compiler(options.compiler)
+        change_plan(fused=options.fused)
     keras.config.set_dtype_policy(options.precision)
     if options.what in ("update", "defaults"):
         result = {

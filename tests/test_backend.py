@@ -266,6 +266,21 @@ def test_plan(name, device, convolutions, expected):
     assert backend.plan(convolutions=convolutions, backend=name, device=device) == backend.Plan(*expected)
 
 
+@pytest.mark.skipif(not ON_JAX, reason="an option of XLA's that TensorFlow does not pass on")
+@pytest.mark.parametrize(("kernels", "known"), [(None, True), ({"xla_cpu_no_such_option": True}, False)])
+def test_kernels_that_xla_does_not_know_are_its_own_choice(monkeypatch, kernels, known):
+    from sota_dqn.backend import jax as backend_jax
+
+    backend_jax._known_kernels.cache_clear()
+    if kernels is not None:
+        monkeypatch.setattr(backend_jax, "KERNELS", kernels)
+    try:
+        assert backend_jax._known_kernels() == (backend_jax.KERNELS if known else {})
+        assert numpy(backend.Program([], [], FUSED).compile(lambda x: x + 1)(np.float32(1))) == 2
+    finally:
+        backend_jax._known_kernels.cache_clear()
+
+
 def test_plan_asks_for_the_device():
     assert backend.plan(convolutions=True) == backend.plan(convolutions=True, device=backend.device_kind())
 

@@ -1,6 +1,7 @@
 """JAX: variable values threaded through `keras.StatelessScope`, which make stateful Keras code a pure function."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import sys
@@ -15,6 +16,20 @@ from sota_dqn.backend.host import HostRows
 from sota_dqn.types import Compiled
 
 AllocationError = jax.errors.JaxRuntimeError  # what a variable that does not fit into the memory raises
+
+# On the CPU XLA's library of kernels, YNNPACK, computes matrix products alone. By default, from JAX 0.10.2 on, it
+# computes convolutions too, which is slower (`python -m benchmarks.plans`).
+KERNELS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+@functools.cache
+def _known_kernels():
+    """Returns `KERNELS`, or nothing where this version of XLA does not know the option."""
+    try:
+        jax.jit(lambda: 0, compiler_options=KERNELS)()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return KERNELS
 
 
 class _TensorFlow(types.ModuleType):
@@ -85,7 +100,7 @@ class Program:
             return outputs, [scope.get_current_value(variable) for variable in self.writes]
 
         on_cpu = device_kind() == "cpu"
-        options = {"xla_cpu_multi_thread_eigen": self.plan.threads} if on_cpu else None
+        options = {"xla_cpu_multi_thread_eigen": self.plan.threads, **_known_kernels()} if on_cpu else None
         compiled = jax.jit(pure, donate_argnums=0, compiler_options=options)
 
         def call(*arguments):
