@@ -72,10 +72,10 @@ def change_plan(**changes):
     backend.plan = lambda **settings: plan(**settings)._replace(**changes)
 
 
-def set_compiler(compiler):
+def set_compiler(compiler, *, fused):
     """Has programs compiled by `"xla"`, as a `"graph"` (TensorFlow), or by `"ynnpack"`: XLA with its own choice of what
-    that library of kernels computes (JAX)."""
-    change_plan(xla=compiler != "graph")
+    that library of kernels computes (JAX). With or without a loop of updates."""
+    change_plan(xla=compiler != "graph", fused=fused)
     if compiler == "ynnpack":
         from sota_dqn.backend import jax as jax_backend
 
@@ -210,8 +210,7 @@ def main():
     if (options.compiler is None) != (options.fused is None):
         parser.error("--compiler needs --fused or --no-fused, and they need --compiler.")
     if options.compiler is not None:
-        set_compiler(options.compiler)
-        change_plan(fused=options.fused)
+        set_compiler(options.compiler, fused=options.fused)
     keras.config.set_dtype_policy(options.precision)
     if options.what in ("update", "defaults"):
         result = {

@@ -17,8 +17,8 @@ from sota_dqn.types import Compiled
 
 AllocationError = jax.errors.JaxRuntimeError  # what a variable that does not fit into the memory raises
 
-# On the CPU XLA's library of kernels, YNNPACK, computes matrix products alone. By default, from JAX 0.10.2 on, it
-# computes convolutions too, which is slower (`python -m benchmarks.plans`).
+# On the CPU XLA's library of kernels, YNNPACK, computes matrix products alone. By default it computes
+# convolutions too in JAX 0.10.2 (not in 0.10.0), which is slower (`python -m benchmarks.plans`).
 KERNELS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 
