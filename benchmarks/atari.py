@@ -25,12 +25,12 @@ def plan(options):
     for repetition in range(options.repetitions):
         rest = {"steps": options.steps, "replay": options.replay, "repetition": repetition}
         for backend, precision, envs in itertools.product(
-            common.backends(options.backend), common.PRECISIONS, options.envs
+            common.backends(options.backend), common.precisions(options), options.envs
         ):
             command = [sys.executable, "-m", "benchmarks.atari_run", *arguments, "--envs", str(envs)]
             command += ["--precision", precision] if precision else []
             key = {"agent": "sota_dqn", "backend": backend, "precision": precision, "envs": envs, **rest}
-            runs.append(Run(key, command, {"KERAS_BACKEND": backend}))
+            runs.append(Run(key, command, {"KERAS_BACKEND": backend, **common.CONVOLUTIONS}))
         if options.peers:
             peer = common.peer_python(options.peer_python)
             runs.append(Run({**PEER, **rest}, [peer, "-m", "benchmarks.peers.sb3_atari", *arguments], {}))
@@ -60,6 +60,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     common.add_backend(parser, default="both")
     common.add_peers(parser)
+    common.add_precisions(parser)
     parser.add_argument("--steps", type=int, default=4_000, help="environment steps that are measured in each run")
     parser.add_argument("--replay", type=int, default=100_000, help="transitions that the replay can hold")
     parser.add_argument("--envs", type=int, nargs="+", default=[16], help="games side by side, ours")

@@ -23,18 +23,21 @@ from typing import NamedTuple
 from benchmarks.process import STARTED
 
 __all__ = [
+    "CONVOLUTIONS",
     "PRECISIONS",
     "ROOT",
     "Run",
     "add_backend",
     "add_options",
     "add_peers",
+    "add_precisions",
     "backends",
     "command_line",
     "core_groups",
     "machine",
     "missing",
     "peer_python",
+    "precisions",
     "read_results",
     "run_all",
     "select",
@@ -42,6 +45,8 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parents[1]
 PRECISIONS = (None, "mixed_bfloat16")  # Keras's policies of dtypes; None is its default, float32
+# Of networks with convolutions, as in `examples/`: TensorFlow leaves its faster ones off on some processors.
+CONVOLUTIONS = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 TIMEOUT = 6 * 3600  # seconds; a run that takes longer has hung
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
@@ -232,6 +237,22 @@ def add_peers(parser):
     """Adds the options of a benchmark that measures peers."""
     parser.add_argument("--peer-python", metavar="PATH", help="interpreter that has stable-baselines3, if not this one")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="measure peers too")
+
+
+def add_precisions(parser):
+    """Adds the option that says in which precisions ours is measured."""
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=["float32", "mixed_bfloat16"],
+        default=["float32", "mixed_bfloat16"],
+        help="the second takes very long on processors that do not multiply in it; default: both",
+    )
+
+
+def precisions(options):
+    """Returns those of `PRECISIONS` that `--precisions` asks for."""
+    return [precision for precision in PRECISIONS if (precision or "float32") in options.precisions]
 
 
 def backends(option):

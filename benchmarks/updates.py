@@ -33,7 +33,6 @@ PATHS = (  # read in `recurrent.py` and in Keras 3.15
 NATURE_GFLOP = 2.78
 CAPACITY = 100_000
 LARGE = 1_000_000
-PRECISIONS = {"mlp": [None], "nature": common.PRECISIONS, "lstm": [None]}
 UPDATES_PER_CALL = {"mlp": (1, 32, 64), "nature": (1, 8), "lstm": (1, 8, 32)}
 FUSED = 32  # updates per call in the comparison of two capacities
 ALGORITHMS = {"update": "prioritized, double, 5-step", "defaults": "the defaults, with bounds"}
@@ -49,7 +48,8 @@ def measured(options, backend):
     """Returns the keys of the updates of ours that the first table compares, and a name for each."""
     capacity = options.capacity
     found = []
-    for precision, times in itertools.product(PRECISIONS[options.net], UPDATES_PER_CALL[options.net]):
+    precisions = common.precisions(options) if options.net == "nature" else [None]
+    for precision, times in itertools.product(precisions, UPDATES_PER_CALL[options.net]):
         name = f"sota_dqn, {backend}: {ALGORITHMS['update']}" + (f", {precision}" if precision else "")
         found.append((ours("update", backend, precision=precision, updates_per_call=times, capacity=capacity), name))
     if options.net == "mlp":
@@ -91,6 +91,7 @@ def plan(options):
     for repetition in range(options.repetitions):
         for key in configurations(options):
             environment = {"KERAS_BACKEND": key["backend"]} if key["agent"] == "sota_dqn" else {}
+            environment |= common.CONVOLUTIONS if options.net == "nature" else {}
             key_and_number = {**key, "seconds": options.seconds, "repetition": repetition}
             runs.append(Run(key_and_number, command(key, options, peer), environment))
     return runs
@@ -181,6 +182,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     common.add_backend(parser, default="both")
     common.add_peers(parser)
+    common.add_precisions(parser)
     parser.add_argument("--net", choices=NAMES, default="mlp")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each process measures")

@@ -367,7 +367,9 @@ def test_atari_table():
 
 
 def test_pictures_are_measured_in_two_precisions():
-    options = argparse.Namespace(backend="jax", capacity=100, peers=True, net="nature", seconds=1.0)
+    options = argparse.Namespace(
+        backend="jax", capacity=100, peers=True, net="nature", seconds=1.0, precisions=["float32", "mixed_bfloat16"]
+    )
     keys = updates.configurations(options)
     assert [key.get("precision") for key in keys] == [None, None, "mixed_bfloat16", "mixed_bfloat16", None]
     assert "--precision" not in updates.command(keys[0], options, None)
@@ -377,6 +379,17 @@ def test_pictures_are_measured_in_two_precisions():
     table = updates.updates_table(records, options)
     assert "| sota_dqn, jax: prioritized, double, 5-step | 8 | 50 | 50 | 50 | 2.5 |" in table
     assert "| sota_dqn, jax: prioritized, double, 5-step, mixed_bfloat16 | 8 | 70 | 70 | 70 | 3.5 |" in table
+    options.precisions = ["float32"]
+    assert [key.get("precision") for key in updates.configurations(options)] == [None, None, None]
+
+
+def test_convolutions_are_measured_as_in_the_examples():
+    assert common.CONVOLUTIONS
+    for example in ("cnn", "breakout"):
+        source = (common.ROOT / "examples" / example / "dqn_train.py").read_text(encoding="utf-8")
+        for name, value in common.CONVOLUTIONS.items():
+            setting = f'os.environ.setdefault("{name}", "{value}")'
+            assert -1 < source.find(setting) < source.find("import keras\n")  # TensorFlow asks when it is imported
 
 
 def test_share_of_what_the_processor_can_do():

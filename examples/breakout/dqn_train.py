@@ -24,9 +24,13 @@ python -m sota_dqn.plot "none, 4=runs/Breakout-none-4" "none, 1=runs/Breakout-no
 """
 
 import argparse
+import os
 import pathlib
 import shlex
 import sys
+
+# Convolutions on a CPU: TensorFlow leaves its faster ones off on some processors, and asks when it is imported.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 

@@ -9,9 +9,13 @@ python examples/cnn/dqn_train.py --steps 5_000_000 --replay 500_000 --resume  # 
 """
 
 import argparse
+import os
 import pathlib
 import shlex
 import sys
+
+# Convolutions on a CPU: TensorFlow leaves its faster ones off on some processors, and asks when it is imported.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 
