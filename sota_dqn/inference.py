@@ -1,5 +1,6 @@
 """Acting with a trained model: single actions, evaluation, a window, films."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -153,7 +154,7 @@ class DQNInference:
         """
         check_count(1, episodes=episodes)
         check_count(0, seed=seed)
-        if sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS)):  # pygame may crash, and says nothing
+        if not _has_display():  # pygame may crash, and says nothing
             raise RuntimeError("There is no display for a window: use record('film.gif') instead.")
         make = functools.partial(self._factory(), render_mode="human")
         return [self._play(make, [one])[0][0] for one in episode_seeds([seed], episodes)]
@@ -182,7 +183,7 @@ class DQNInference:
         probe = make()
         fps = probe.metadata.get("render_fps") or UNKNOWN_FPS
         probe.close()
-        with recorder.Film(path, fps=fps, every=every, scale=scale) as film:
+        with recorder.Film(path, fps=fps, every=every, scale=scale) as film, _drawing_into_memory():
 
             def add(env, score, step):
                 frame = self._render(env)
@@ -343,3 +344,24 @@ def _recurrent(model, found):
         found.check(f"initial_state_{i}", variable)
         found.assign(f"initial_state_{i}", variable)
     return recurrent
+
+
+def _has_display():
+    """Returns whether a window can be opened, as far as the system tells."""
+    return sys.platform != "linux" or any(map(os.environ.get, DISPLAYS))
+
+
+@contextlib.contextmanager
+def _drawing_into_memory():
+    """Has SDL, with which Gymnasium's classic games draw, look for no display while the block runs where there is none.
+
+    It would print an error, and draw all the same.
+    """
+    if _has_display():
+        yield
+        return
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    try:
+        yield
+    finally:
+        del os.environ["SDL_VIDEODRIVER"]

@@ -1,3 +1,4 @@
+import os
 import pathlib
 
 import cv2
@@ -439,3 +440,26 @@ def test_without_a_display_there_is_no_window(saved, monkeypatch):
     monkeypatch.setattr("sys.platform", "linux")
     with pytest.raises(RuntimeError, match=r"no display for a window: use record\('film.gif'\) instead"):
         DQNInference(saved[1]).play()
+
+
+class Noting(Started):
+    """Draws black pictures, and notes where SDL would draw."""
+
+    drivers: list = []
+
+    def render(self):
+        self.drivers.append(os.environ.get("SDL_VIDEODRIVER"))
+        return np.zeros((80, 120, 3), "uint8")
+
+
+@pytest.mark.parametrize(("display", "driver"), [(None, "dummy"), (":0", None)])
+def test_a_film_looks_for_no_display_where_there_is_none(tmp_path, monkeypatch, display, driver):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    if display:
+        monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(Noting, "drivers", [])
+    DQNInference(network(1), env=Noting).record(tmp_path / "film.gif", max_steps=2)
+    assert Noting.drivers and set(Noting.drivers) == {driver}
+    assert "SDL_VIDEODRIVER" not in os.environ
