@@ -3,12 +3,14 @@
 import argparse
 import importlib
 import json
+import os
 import pathlib
 import re
 import runpy
 import shlex
 import signal
 import sys
+from unittest import mock
 
 import ale_py
 import cv2
@@ -28,6 +30,13 @@ def short_films(monkeypatch):
     """Ends films after 20 steps, where the example does not: to draw whole episodes took half of these tests' time."""
     record = DQNInference.record
     monkeypatch.setattr(DQNInference, "record", lambda *args, **settings: record(*args, **{"max_steps": 20} | settings))
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """Takes back what an example asks of TensorFlow, which would hold for the processes that later tests start."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 def run(monkeypatch, script, *arguments):

@@ -6,8 +6,12 @@ python examples/basic/dqn_inference.py runs/MountainCar-v0/best.keras --env Moun
 """
 
 import argparse
+import os
 import pathlib
 import sys
+
+# TensorFlow reports a GPU that is not there as an error. It asks for this when it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from sota_dqn import DQNInference
 

@@ -7,9 +7,13 @@ python examples/basic/dqn_train.py --env MountainCar-v0 --steps 300000
 """
 
 import argparse
+import os
 import pathlib
 import shlex
 import sys
+
+# TensorFlow reports a GPU that is not there as an error. It asks for this when it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import gymnasium
 import keras
