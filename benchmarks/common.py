@@ -156,7 +156,8 @@ def run_process(run, cores):
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         raise RuntimeError(f"exit status {done.returncode}:\n{done.stderr[-3000:]}")
-    return {**json.loads(lines[-1]), "process_seconds": round(seconds, 2), "load_average": round(load, 2)}
+    told = {"process_seconds": round(seconds, 2), "load_average": round(load, 2), "environment": run.environment}
+    return {**json.loads(lines[-1]), **told}
 
 
 def run_all(runs, path, *, groups):

@@ -24,6 +24,12 @@ from sota_dqn.types import recorded
 __all__ = ["Atari", "is_game", "native", "protocol"]
 
 GAME = "ale_py.env:AtariEnv"  # the entry point of the ids of games
+REGISTERED = {  # what ale-py registers a game with beside its name, and what its entry point takes for granted
+    "frameskip": 4,
+    "repeat_action_probability": 0.25,
+    "full_action_space": False,
+    "max_num_frames_per_episode": None,
+}
 HEIGHT, WIDTH = 210, 160  # pixels of the screen
 FRAMES_PER_SECOND = 60
 SCREEN_SCALE = 3  # of the window that `play` opens
@@ -89,7 +95,10 @@ class Atari:
         if repeat_action_probability is not None:
             check_probability(repeat_action_probability=repeat_action_probability)
         if not _is_native(id):
-            raise ValueError(f"Argument `id` must be that of an Atari game with pictures. Received: id={id!r}")
+            raise ValueError(
+                "Argument `id` must be that of an Atari game with pictures, registered as ale-py does it: without a "
+                f"time limit, wrappers or further arguments. Received: id={id!r}"
+            )
         self.id = id
         self.raw = raw
         self.life_loss = bool(life_loss)
@@ -284,12 +293,12 @@ def native(env, *, raw):
             return env
         factory, arguments = env.recipe  # type: ignore[attr-defined]
         return factory(**{**arguments, "raw": raw})
-    return Atari(env, raw=raw) if is_game(env) else env
+    return Atari(env, raw=raw) if isinstance(env, str) and _is_native(env) else env
 
 
 def is_game(env):
     """Returns whether `env`, as a user passes it, is an `Atari` or the id of a game with pictures."""
-    return isinstance(env, Atari) or isinstance(env, str) and _is_native(env)
+    return isinstance(env, Atari) or isinstance(env, str) and _shows_screens(env)
 
 
 def protocol(env):
@@ -298,13 +307,18 @@ def protocol(env):
     The id of a game that is not played by `Atari` is played as it is registered: without no-ops, FIRE or lost lives.
     """
     if isinstance(env, str) and is_game(env):
-        return _describe({"noop_max": 0, "use_fire_reset": False, **gymnasium.spec(env).kwargs}, life_loss=False)
+        spec = gymnasium.spec(env)
+        settings = {"noop_max": 0, "use_fire_reset": False, **REGISTERED, **spec.kwargs}
+        return _describe(settings, life_loss=False, max_steps=spec.max_episode_steps)
     return getattr(env, "protocol", None)
 
 
-def _describe(settings, *, life_loss):
+def _describe(settings, *, life_loss, max_steps=None):
     """Returns the sentence that says how a game is played."""
     frames = settings["frameskip"]  # a number, or the ends of a range from which it is drawn
+    most = settings["max_num_frames_per_episode"]
+    limits = [] if most is None else [f"at most {most:,} frames a game"]
+    limits += [] if max_steps is None else [f"at most {max_steps:,} steps a game"]
     noops = f"up to {settings['noop_max']}" if settings["noop_max"] else "no"
     return ", ".join(
         [
@@ -312,14 +326,22 @@ def _describe(settings, *, life_loss):
             "all 18 actions" if settings["full_action_space"] else "the game's own actions",
             f"{noops} no-ops{' and FIRE' if settings['use_fire_reset'] else ''} at the start",
             f"{frames if isinstance(frames, int) else ' to '.join(map(str, frames))} frames a step",
-            f"at most {settings['max_num_frames_per_episode']:,} frames a game",
+            *limits,
             f"a lost life is {'a' if life_loss else 'no'} termination in training, never in a score",
         ]
     )
 
 
-def _is_native(id):
+def _shows_screens(id):
     """Returns whether an id is that of a game with pictures; some ids give the console's memory instead."""
     check_id(id)
     spec = gymnasium.spec(id)
     return spec.entry_point == GAME and spec.kwargs.get("obs_type", "rgb") == "rgb"
+
+
+def _is_native(id):
+    """Returns whether `Atari` can play an id: a game with all that it is registered with, and nothing beside it."""
+    if not _shows_screens(id):
+        return False
+    spec = gymnasium.spec(id)
+    return spec.kwargs.keys() == {"game", *REGISTERED} and not (spec.max_episode_steps or spec.additional_wrappers)

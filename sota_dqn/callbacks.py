@@ -122,6 +122,7 @@ class Evaluation(Callback):
         self.best, self._in_a_row = -math.inf, 0
         for value in evaluations(history):
             self._count(value)
+        self.solved = self._is_solved()
         self._known["evaluations"] = number(last(history, "evaluations"), 0.0)
         if self.best_model and not pathlib.Path(self.best_model).exists():
             self.best = -math.inf  # the best model of the run so far is not there: any is better than none
@@ -138,12 +139,15 @@ class Evaluation(Callback):
                 with replacing(self.best_model) as path:
                     self.model.save(path)
             self._count(value)
-            self.solved = self.stop_at is not None and self._in_a_row >= self.consecutive
+            self.solved = self._is_solved()
             if self.solved:
                 self.model.stop_training = True
         self._steps = steps
         if logs is not None:
             logs.update(self._known)
+
+    def _is_solved(self):
+        return self.stop_at is not None and self._in_a_row >= self.consecutive
 
     def _count(self, value):
         self.best = max(self.best, value)

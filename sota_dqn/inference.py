@@ -180,16 +180,17 @@ class DQNInference:
         check_count_or_none(1, max_steps=max_steps)
         check_count(0, seed=seed)
         make = functools.partial(self._factory(), render_mode="rgb_array")
-        probe = make()
-        fps = probe.metadata.get("render_fps") or UNKNOWN_FPS
-        probe.close()
-        with recorder.Film(path, fps=fps, every=every, scale=scale) as film, _drawing_into_memory():
+        with _drawing_into_memory():
+            probe = make()
+            fps = probe.metadata.get("render_fps") or UNKNOWN_FPS
+            probe.close()
+            with recorder.Film(path, fps=fps, every=every, scale=scale) as film:
 
-            def add(env, score, step):
-                frame = self._render(env)
-                film.add(recorder.draw_text(frame, recorder.caption(score, step)) if captions else frame)
+                def add(env, score, step):
+                    frame = self._render(env)
+                    film.add(recorder.draw_text(frame, recorder.caption(score, step)) if captions else frame)
 
-            returns, _ = self._play(make, episode_seeds([seed], 1), on_step=add, max_steps=max_steps)
+                returns, _ = self._play(make, episode_seeds([seed], 1), on_step=add, max_steps=max_steps)
         return returns[0]
 
     def _play(self, make, seeds, **options):
@@ -253,7 +254,7 @@ class DQNInference:
     def _environment(self):
         """Returns what to play in, as a user passes it."""
         env = checkpoint.decode(self._env, "env")
-        return atari.native(env, raw=self._raw) if self._native else env
+        return atari.native(env, raw=self._raw) if self._native or isinstance(env, atari.Atari) else env
 
     def _look(self, config):
         """Returns what can be known of the environment.
@@ -360,8 +361,11 @@ def _drawing_into_memory():
     if _has_display():
         yield
         return
+    before = os.environ.get("SDL_VIDEODRIVER")
     os.environ["SDL_VIDEODRIVER"] = "dummy"
     try:
         yield
     finally:
-        del os.environ["SDL_VIDEODRIVER"]
+        os.environ.pop("SDL_VIDEODRIVER", None)
+        if before is not None:
+            os.environ["SDL_VIDEODRIVER"] = before

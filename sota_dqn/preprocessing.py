@@ -13,6 +13,7 @@ from sota_dqn.types import recorded
 
 __all__ = ["Preprocessing", "atari", "crop", "grayscale", "one_hot", "resize"]
 
+MOST_CHANNELS = 4  # that OpenCV resizes by area at once
 
 NARROWER = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
 
@@ -113,6 +114,11 @@ def resize(height, width):
     def resized(frames):
         frames = _check_frames(frames)
         out = np.empty((len(frames), height, width, *frames.shape[3:]), "uint8")
+        if frames.ndim == 4 and frames.shape[3] > MOST_CHANNELS:
+            for first in range(0, frames.shape[3], MOST_CHANNELS):
+                some = slice(first, first + MOST_CHANNELS)
+                out[..., some] = resized(frames[..., some])
+            return out
         for frame, smaller in zip(frames, out, strict=True):
             cv2.resize(frame, (width, height), dst=smaller, interpolation=cv2.INTER_AREA)
         return out

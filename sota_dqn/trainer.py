@@ -12,7 +12,7 @@ import numpy as np
 from sota_dqn import backend, snapshot
 from sota_dqn.acting import connect, make_actor, make_pace
 from sota_dqn.actor_pool import as_actors
-from sota_dqn.atari import is_game, native
+from sota_dqn.atari import Atari, is_game, native
 from sota_dqn.checks import check_bool_or_none, check_count, check_count_or_none, check_number
 from sota_dqn.choice import Choice
 from sota_dqn.evaluation import check_evaluation
@@ -68,9 +68,11 @@ class Trainer(TrainerBase):
         self.policy = EpsilonGreedy(linear(1.0, 0.05, steps=20_000)) if policy is None else policy
         self.replay = Replay() if replay is None else replay
         clip_rewards = is_game(env) if clip_rewards is None else clip_rewards
-        if vectorization_mode is None:
-            env, eval_env = (native(one, raw=bool(preprocess)) for one in (env, eval_env))
-        elif vectorization_mode == "vector_entry_point" and is_game(env):
+        env, eval_env = (
+            native(one, raw=bool(preprocess)) if vectorization_mode is None or isinstance(one, Atari) else one
+            for one in (env, eval_env)
+        )
+        if vectorization_mode == "vector_entry_point" and is_game(env):
             raise ValueError(
                 "Atari games are stepped in ale-py's native vector environment unless told otherwise: leave "
                 f"`vectorization_mode` out. Received: env={env!r}, vectorization_mode={vectorization_mode!r}"

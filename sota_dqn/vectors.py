@@ -31,8 +31,8 @@ def make_factory(env, argument="env"):
     """
     if isinstance(env, str):
         check_id(env)
-        name = f"ale_py:{env}" if env.startswith("ALE/") else env  # a worker process has yet to import its games
-        return functools.partial(gymnasium.make, name, disable_env_checker=True)
+        # Not the id: a worker process has yet to import what registers it.
+        return functools.partial(gymnasium.make, gymnasium.spec(env), disable_env_checker=True)
     if is_vector(env):
         return None
     if isinstance(env, gymnasium.Env):

@@ -152,7 +152,7 @@ def test_a_game_that_gymnasium_steps_has_its_rewards_clipped_too(env):
 
 
 def test_what_is_no_game():
-    with pytest.raises(ValueError, match="must be that of an Atari game with pictures. Received: id='CartPole-v1'"):
+    with pytest.raises(ValueError, match="must be that of an Atari game with pictures, .* Received: id='CartPole-v1'"):
         Atari("CartPole-v1")
     with pytest.raises(TypeError, match="An environment's id must be a string. Received: 5"):
         Atari(5)
@@ -160,6 +160,60 @@ def test_what_is_no_game():
         make_trainer("ALE/MsPackman-v5")
     with pytest.raises(ValueError, match=r"frame skip from .*pass Atari\('Breakout-v4', frameskip=4\)"):
         Atari("Breakout-v4")
+
+
+@pytest.fixture
+def registered():
+    """A function that registers a game of its own for the test, and returns its id."""
+    made = []
+
+    def register(**settings):
+        gymnasium.register("OwnBreakout-v0", entry_point="ale_py.env:AtariEnv", **settings)
+        made.append("OwnBreakout-v0")
+        return made[-1]
+
+    yield register
+    for id in made:
+        del gymnasium.registry[id]
+
+
+OWN = {
+    "time limit": dict(max_episode_steps=50, kwargs=gymnasium.spec(BREAKOUT).kwargs),
+    "wrappers": dict(
+        additional_wrappers=(gymnasium.wrappers.ClipReward.wrapper_spec(min_reward=0),),
+        kwargs=gymnasium.spec(BREAKOUT).kwargs,
+    ),
+    "another argument": dict(kwargs={**gymnasium.spec(BREAKOUT).kwargs, "difficulty": 1}),
+    "no arguments": dict(kwargs={"game": "breakout"}),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_game_that_is_registered_otherwise_is_played_so(registered, name):
+    id = registered(**OWN[name])
+    assert native(id, raw=True) == id and atari.is_game(id)
+    assert "sticky 0.25, the game's own actions, no no-ops at the start, 4 frames a step" in atari.protocol(id)
+    assert ("at most 50 steps a game" in atari.protocol(id)) == (name == "time limit")
+    with pytest.raises(ValueError, match="as ale-py does it: without a time limit, wrappers or further arg"):
+        Atari(id)
+    trainer = make_trainer(id, make_model(4, (210, 160, 3)), num_envs=1)
+    assert trainer.actor.clip_rewards
+    if name == "time limit":
+        assert trainer.evaluate(1, epsilon=1)["lengths"] == [50]
+    trainer.close()
+
+
+def test_a_game_beside_one_that_gymnasium_steps_is_raw_where_preprocessing_follows():
+    trainer = make_trainer(
+        BREAKOUT,
+        make_model(4, (84, 84)),
+        vectorization_mode="sync",
+        num_envs=1,
+        preprocess=preprocessing.atari,
+        eval_env=Atari(BREAKOUT, max_num_frames_per_episode=80),
+    )
+    assert trainer.evaluate(1, epsilon=1)["lengths"][0] <= 20
+    trainer.close()
 
 
 def test_ale_py_is_an_extra(monkeypatch):

@@ -390,6 +390,14 @@ def test_convolutions_are_measured_as_in_the_examples():
         for name, value in common.CONVOLUTIONS.items():
             setting = f'os.environ.setdefault("{name}", "{value}")'
             assert -1 < source.find(setting) < source.find("import keras\n")  # TensorFlow asks when it is imported
+    shared = dict(backend="both", precisions=["float32"], repetitions=1, peers=False, peer_python=None)
+    runs = atari.plan(argparse.Namespace(**shared, steps=1, replay=1, envs=[16]))
+    runs += updates.plan(argparse.Namespace(**shared, net="nature", capacity=100, seconds=1.0))
+    assert len(runs) == 6
+    for run in runs:
+        assert run.environment == {"KERAS_BACKEND": run.key["backend"], **common.CONVOLUTIONS}
+    (run, *_) = updates.plan(argparse.Namespace(**shared, net="lstm", capacity=100, seconds=1.0))
+    assert run.environment == {"KERAS_BACKEND": "tensorflow"}
 
 
 def test_share_of_what_the_processor_can_do():

@@ -133,6 +133,17 @@ def test_stops_after_enough_evaluations_in_a_row():
     assert Tape(returns=returns).train(range(10, 60, 10), [callbacks.Evaluation(10)]) == 50
 
 
+def test_solved_is_that_of_the_run():
+    evaluation = callbacks.Evaluation(10, stop_at=475, consecutive=2)
+    solved = Tape(returns=[475.0, 480.0])
+    assert solved.train(range(10, 60, 10), [evaluation]) == 20 and evaluation.solved
+    Tape(returns=[]).train([5], [evaluation])  # another run, which ends before its first evaluation
+    assert not evaluation.solved
+    resumed = callbacks.Evaluation(10, stop_at=475, consecutive=2)
+    solved.train([25], [resumed])
+    assert resumed.solved
+
+
 def test_resumed_evaluation_knows_what_was_before(tmp_path):
     path = tmp_path / "best.keras"
     first = Tape(returns=[3.0, 9.0, 7.0])

@@ -145,6 +145,13 @@ def test_resize_by_hand():
     assert preprocessing.resize(height=2, width=3)(np.zeros((1, 6, 6, 3), "uint8")).shape == (1, 2, 3, 3)
 
 
+def test_resize_of_any_number_of_channels(random):
+    frames = random.integers(256, size=(2, 210, 160, 9), dtype="uint8")
+    small = preprocessing.resize(84, 84)(frames)
+    for channel in range(9):
+        np.testing.assert_array_equal(small[..., channel], preprocessing.resize(84, 84)(frames[..., channel]))
+
+
 def test_crop():
     frames = np.arange(2 * 4 * 5, dtype="uint8").reshape(2, 4, 5)
     np.testing.assert_array_equal(preprocessing.crop(top=1, left=2)(frames), frames[:, 1:, 2:])

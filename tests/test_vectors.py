@@ -75,6 +75,13 @@ def test_a_callable_that_makes_no_environment_for_workers():
         make_vector(int, num_envs=2, mode="async")
 
 
+def test_a_worker_process_has_not_imported_what_registers_an_id():
+    vector = make_vector("BreakoutNoFrameskip-v4", num_envs=1, mode="async")  # an id that does not name ale-py
+    observations, _ = vector.reset(seed=0)
+    assert observations.shape == (1, 210, 160, 3)
+    vector.close()
+
+
 def test_a_vector_environment_is_taken_as_it_is():
     vector = SyncVectorEnv([counting.Counting] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
     assert make_vector(vector) is make_vector(vector, num_envs=3) is vector
