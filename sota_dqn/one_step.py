@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from sota_dqn import backend, losses, worker_snapshot
-from sota_dqn.atari import Atari, native
+from sota_dqn.atari import is_game, native
 from sota_dqn.checks import check_bool_or_none, check_count, check_count_or_none, check_probability, is_number
 from sota_dqn.choice import Choice
 from sota_dqn.evaluation import check_evaluation
@@ -126,7 +126,7 @@ class OneStepTrainer(TrainerBase):
             workers,
             preprocess=preprocess,
             frame_stack=frame_stack,
-            clip_rewards=isinstance(env, Atari) if clip_rewards is None else clip_rewards,
+            clip_rewards=is_game(env) if clip_rewards is None else clip_rewards,
             looks_ahead=method == "sarsa",
             max_steps=local_max_steps,
             n_step=n_step,
@@ -256,7 +256,7 @@ class OneStepTrainer(TrainerBase):
 
 
 class OneStepLearner:
-    """The compiled parts of the algorithm: the greedy action, and the gradient of a segment.
+    """The compiled parts of the algorithm: the values that are acted on, and the gradient of a segment.
 
     Both are functions of weights that they are given, so that any number of threads may run them at the same time.
 
@@ -276,7 +276,7 @@ class OneStepLearner:
         trained = {id(variable) for variable in model.trainable_variables}
         self.others = [variable for variable in model.variables if id(variable) not in trained]
         self.program = backend.Program([], [], backend.plan(convolutions=False))
-        self._greedy = self.program.compile(self._greedy_action)
+        self._seen_values = self.program.compile(self._values_of_seen)
         self._gradient = self.program.compile(self.gradient)
 
     def compile(self, observations, actions):
@@ -284,11 +284,11 @@ class OneStepLearner:
         zeros = np.zeros(len(observations) - 1, "float32")
         segment = (np.zeros_like(observations), np.zeros_like(actions), zeros, zeros, zeros.astype("int32"), zeros)
         self._gradient(*self.shared.read(), *segment)
-        self.greedy(self.shared.weights, np.zeros_like(observations[:1]))
+        self.values(self.shared.weights, np.zeros_like(observations[:1]))
 
-    def greedy(self, weights, observations):
-        """Returns the action of the highest value under `weights` for what is seen, `[1, ...]`."""
-        return int(ops.convert_to_numpy(self._greedy(weights, observations))[0])
+    def values(self, weights, observations):
+        """Returns the values under `weights` of what is seen, `[1, ...]`, on the host: `[A]`."""
+        return ops.convert_to_numpy(self._seen_values(weights, observations))[0]
 
     def learn(self, segment):
         """Computes the gradient of a `Segment` at the weights as they are now, and has it applied once."""
@@ -332,10 +332,8 @@ class OneStepLearner:
         metrics = {"loss": errors, "q": mask * q, "td_error": mask * ops.abs(y - q)}
         return gradients, others, {name: ops.reshape(ops.sum(x) / steps, (1,)) for name, x in metrics.items()}
 
-    def _greedy_action(self, weights, observations):
-        if self.stacked:
-            observations = merge_frames(observations)
-        return ops.cast(ops.argmax(self._values(weights, observations), axis=-1), "int32")
+    def _values_of_seen(self, weights, observations):
+        return self._values(weights, merge_frames(observations) if self.stacked else observations)
 
     def _values(self, weights, observations):
         """Returns the values under `weights`, `[B, ...]` to `[B, A]`, float32 whatever the model computes in."""

@@ -1,9 +1,10 @@
 """Policies: functions `(values [E, A], uniform [E], step []) -> [E]` int32, the action of each stream.
 
 `values` are the model's action values, `uniform` one random number in [0, 1) per stream, drawn on the host, and
-`step` the environment steps made so far. A policy runs inside a compiled program and must draw nothing itself: all
-its chance comes from `uniform`, so that both backends act alike and a run can be repeated. To write your own, pass
-any function of the three, made of `keras.ops`:
+`step` the environment steps made so far. A value of -inf says that an action is not legal, and no policy here takes
+it where another is. A policy runs inside a compiled program and must draw nothing itself: all its chance comes from
+`uniform`, so that both backends act alike and a run can be repeated. To write your own, pass any function of the
+three, made of `keras.ops`:
 
     def second_best_sometimes(values, uniform, step):
         order = keras.ops.argsort(-values, axis=-1)
@@ -23,6 +24,7 @@ from keras import ops
 from sota_dqn.checks import check_count, check_number, check_probability
 from sota_dqn.mixtures import AdvSwitch, Mixture, Switching
 from sota_dqn.schedules import as_schedule
+from sota_dqn.targets import is_legal
 from sota_dqn.types import recorded
 
 __all__ = [
@@ -48,7 +50,7 @@ class Greedy:
 
 @recorded
 class EpsilonGreedy:
-    """Any action with probability epsilon, else the action of the highest value.
+    """Any legal action with probability epsilon, else the action of the highest value.
 
     With `hold`, what is drawn stays for k steps, k with a probability proportional to 1 / k^2: a stream that explores
     repeats its action, and gets further than where every step is drawn anew. After the temporally extended exploration
@@ -100,10 +102,10 @@ class ApeX:
 
 @recorded
 class Random:
-    """Any action, with equal probabilities."""
+    """Any legal action, with equal probabilities."""
 
     def __call__(self, values, uniform, step):
-        return _any_action(uniform, values.shape[-1])
+        return _any_action(values, uniform)
 
 
 @recorded
@@ -134,7 +136,7 @@ class Certainty:
 
     Args:
         margin: In the unit of the values, above 0.
-        base: The weight that any action has, at least 0; that of the best is `margin + base`.
+        base: The weight that any legal action has, at least 0; that of the best is `margin + base`.
     """
 
     def __init__(self, margin=1.0, base=0.02):
@@ -145,18 +147,22 @@ class Certainty:
 
     def __call__(self, values, uniform, step):
         distance = values - ops.max(values, axis=-1, keepdims=True)
-        return _draw(ops.maximum(distance + self.margin, 0.0) + self.base, uniform)
+        base = ops.where(is_legal(values), self.base, 0.0)
+        return _draw(ops.maximum(distance + self.margin, 0.0) + base, uniform)
 
 
-def _any_action(uniform, num_actions):
-    """Returns actions that `uniform` (`[E]`, in [0, 1)) draws with equal probabilities: `[E]` int32."""
-    return ops.cast(ops.minimum(uniform * num_actions, num_actions - 1), "int32")
+def _any_action(values, uniform):
+    """Returns legal actions that `uniform` (`[E]`, in [0, 1)) draws with equal probabilities: `[E]` int32."""
+    counted = ops.cumsum(ops.cast(is_legal(values), "int32"), axis=-1)  # [E, A], how many are legal so far
+    number = ops.cast(counted[:, -1], "float32")
+    drawn = ops.cast(ops.minimum(uniform * number, number - 1.0), "int32")
+    return ops.cast(ops.argmax(ops.cast(counted > drawn[:, None], "int32"), axis=-1), "int32")
 
 
 def _epsilon_greedy(values, uniform, epsilon):
     """Returns epsilon-greedy actions, `[E]` int32; `epsilon`: `[]` or `[E]`."""
     # Where uniform < epsilon, uniform / epsilon is uniform in [0, 1) again: one number serves both draws.
-    random = _any_action(uniform / ops.maximum(epsilon, 1e-9), values.shape[-1])
+    random = _any_action(values, uniform / ops.maximum(epsilon, 1e-9))
     return ops.where(uniform < epsilon, random, ops.cast(ops.argmax(values, axis=-1), "int32"))
 
 

@@ -4,6 +4,8 @@ The learner regresses to `y = G + d * target(next_state)`, where `G` is the n-st
 after a termination. To add a target, write a function of a `NextState`; if it has settings, a function that returns
 one, decorated with `recorded` so that a checkpoint can name it. A trainer without a target model passes the model's
 own values as `target_values`, so every target works without one.
+
+A model says by a value of -inf that an action is not legal. Targets and policies take such an action for none at all.
 """
 
 from keras import ops
@@ -11,7 +13,7 @@ from keras import ops
 from sota_dqn.checks import check_number, check_probability
 from sota_dqn.types import recorded
 
-__all__ = ["double", "expected_sarsa", "maximum", "mellowmax", "value_of"]
+__all__ = ["double", "expected_sarsa", "is_legal", "maximum", "mellowmax", "value_of"]
 
 
 def value_of(values, action):
@@ -26,6 +28,11 @@ def value_of(values, action):
     """
     taken = ops.equal(ops.expand_dims(action, -1), ops.arange(values.shape[-1]))
     return ops.sum(ops.where(taken, values, 0.0), axis=-1)
+
+
+def is_legal(values):
+    """Returns which actions a model offers, `[..., A]` bool: it gives -inf to those that are not legal."""
+    return ops.not_equal(values, -float("inf"))
 
 
 def maximum(next_state):
@@ -43,7 +50,7 @@ def double(next_state):
 
 @recorded
 def mellowmax(omega):
-    """Returns the target `mm(x) = log(mean_a exp(omega x_a)) / omega` with `x = Q-(s', .)`.
+    """Returns the target `mm(x) = log(mean_a exp(omega x_a)) / omega` with `x = Q-(s', .)`, over the legal actions.
 
     DeepMellow, after Kim, Asadi, Littman and Konidaris, 2019, who use it without a target model. It grows with
     `omega`, from the mean of the values near 0 to their maximum.
@@ -59,7 +66,7 @@ def mellowmax(omega):
         best = ops.max(values, axis=-1, keepdims=True)
         # mean(exp(x)) - 1 and log(1 + x) as one function each: a small omega keeps its digits, a large one does not
         # overflow.
-        excess = ops.mean(ops.expm1(omega * (values - best)), axis=-1)
+        excess = _mean_of_legal(ops.expm1(omega * (values - best)), is_legal(values))
         return best[..., 0] + ops.log1p(excess) / omega
 
     return target
@@ -86,9 +93,13 @@ def expected_sarsa(epsilon):
     def target(next_state):
         probability = epsilon(next_state.step) if callable(epsilon) else epsilon
         values = next_state.target_values
-        legal = ops.greater(values, -float("inf"))
-        number = ops.sum(ops.cast(legal, "float32"), axis=-1)
-        mean = ops.sum(ops.where(legal, values, 0.0), axis=-1) / ops.maximum(number, 1.0)
+        mean = _mean_of_legal(values, is_legal(values))
         return (1.0 - probability) * double(next_state) + probability * mean
 
     return target
+
+
+def _mean_of_legal(numbers, legal):
+    """Returns the mean of the numbers (`[..., A]`) of legal actions, `[...]`; 0 where no action is."""
+    number = ops.sum(ops.cast(legal, "float32"), axis=-1)
+    return ops.sum(ops.where(legal, numbers, 0.0), axis=-1) / ops.maximum(number, 1.0)

@@ -196,9 +196,11 @@ class Worker:
 
     def _choose(self, learner, shared, step):
         """Returns an epsilon-greedy action for what is seen now."""
-        if self.random.random() < self.epsilon(step):
-            return int(self.random.integers(self.environments.action_space.n))
-        return learner.greedy(shared.weights, self.seen)
+        values = learner.values(shared.weights, self.seen)
+        if self.random.random() >= self.epsilon(step):
+            return int(np.argmax(values))
+        legal = np.flatnonzero(values != -np.inf)
+        return int(self.random.choice(legal if len(legal) else len(values)))
 
     def _segment(self, terminated):
         """Returns the `Segment` so far; `terminated` is whether its last step was an episode's end."""

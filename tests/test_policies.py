@@ -175,6 +175,20 @@ def test_certainty_by_hand():
     assert set(act(policies.Certainty(1, base=0), repeated([0, -5, 0.5], 100), grid(100))) == {0, 2}
 
 
+@pytest.mark.parametrize("policy", [policies.EpsilonGreedy(0.6), policies.Random(), policies.Certainty(1, base=0.5)])
+def test_actions_of_minus_infinity_are_as_if_they_were_not_there(random, policy):
+    legal = random.normal(size=(500, 3)).astype("float32")
+    values = np.full((500, 6), -np.inf, "float32")
+    values[:, [1, 2, 4]] = legal
+    uniform = np.append(grid(498), [0, ALMOST_ONE])
+    np.testing.assert_array_equal(act(policy, values, uniform), np.array([1, 2, 4])[act(policy, legal, uniform)])
+
+
+@pytest.mark.parametrize("policy", [policies.Greedy(), policies.ApeX(0.9), policies.Random(), policies.Boltzmann(1)])
+def test_where_no_action_is_legal_the_first_is_taken(policy):
+    np.testing.assert_array_equal(act(policy, repeated([-np.inf] * 3, 4), grid(4)), 0)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -81,5 +81,5 @@ def test_no_update_and_no_step_is_lost():
         np.testing.assert_allclose(moved, -1e-2 * sum(gradients[i] for gradients in sent), rtol=1e-3, atol=1e-5)
     assert trainer.episodes == len(episodes) and [number for number, *_ in episodes] == list(range(len(episodes)))
     assert [steps for _, steps, _ in episodes] == sorted(steps for _, steps, _ in episodes)
-    assert trainer.learner._gradient.compilations() == trainer.learner._greedy.compilations() == 1
+    assert trainer.learner._gradient.compilations() == trainer.learner._seen_values.compilations() == 1
     trainer.close()

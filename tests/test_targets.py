@@ -44,7 +44,7 @@ def test_targets_of_actions_that_are_not_legal():
     state = HAND._replace(values=np.float32([[1, -np.inf, 4]]), target_values=np.float32([[7, -np.inf, 5]]))
     check(targets.maximum, state, [7])
     check(targets.double, state, [5])
-    check(targets.mellowmax(1), state, [7 + np.log((1 + np.exp(-2)) / 3)])
+    check(targets.mellowmax(1), state, [7 + np.log((1 + np.exp(-2)) / 2)])  # likewise
     check(targets.expected_sarsa(0), state, [5])
     check(targets.expected_sarsa(0.5), state, [0.5 * 5 + 0.5 * 6])  # the mean of the two that are legal
 
@@ -84,6 +84,12 @@ def test_mellowmax_goes_from_mean_to_maximum(random):
     state = random_state(random)
     check(targets.mellowmax(1e-6), state, np.mean(state.target_values, axis=-1))
     check(targets.mellowmax(1e7), state, np.max(state.target_values, axis=-1))
+
+
+def test_mellowmax_is_over_the_legal_actions():
+    # log((e^0 + e^log(3)) / 2) = log(2); of no action it is that of the maximum.
+    values = np.float32([[0, -np.inf, np.log(3)], [-np.inf] * 3])
+    check(targets.mellowmax(1), NextState(values, values, np.float32(0)), [np.log(2), -np.inf])
 
 
 def test_mellowmax_of_large_values_does_not_overflow():
