@@ -73,7 +73,7 @@ class DQNInference:
             convolutions=has_convolutions(self.model),
             stacked=self.frame_stack is not None,
             recurrent=recurrent,
-            clip_rewards=config["clip_rewards"] if "clip_rewards" in config else self._plays_atari(),
+            clip_rewards=self._clips_rewards(config),
         )
         self._frames: Any = None
         self._begun = None
@@ -241,9 +241,12 @@ class DQNInference:
             )
         return rewards.reshape(size)
 
-    def _plays_atari(self):
-        """Returns whether the environment is an Atari game, whose rewards are clipped by default."""
-        return self._env is not None and isinstance(self._environment(), atari.Atari)
+    def _clips_rewards(self, config):
+        """Returns whether the model learned from clipped rewards, as far as it sees any. They are clipped by default in
+        Atari games alone."""
+        if "clip_rewards" in config or "previous_reward" not in previous_inputs(self.model) or self._env is None:
+            return config.get("clip_rewards", False)
+        return atari.is_game(self._environment())
 
     def _factory(self):
         """Returns the function that makes environments to play in."""

@@ -18,6 +18,7 @@ def save(trainer, path):
         "updates": trainer.updates,
         "episodes": trainer.episodes,
         **snapshot.spaces_of(first.environments, first.preprocess),
+        "clip_rewards": first.clip_rewards,
         "huber_delta": snapshot.huber_delta(trainer.model.loss),
         **snapshot.settings(trainer),
     }

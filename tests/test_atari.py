@@ -12,7 +12,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from runs import fix_seeds
 
-from sota_dqn import Atari, DQNInference, DQNTrainer, Replay, atari, callbacks, policies, preprocessing
+from sota_dqn import Atari, DQNInference, DQNTrainer, OneStepTrainer, Replay, atari, callbacks, policies, preprocessing
 from sota_dqn.atari import native
 from sota_dqn.choice import Frames
 from sota_dqn.environments import Environments
@@ -198,6 +198,9 @@ def test_a_game_that_is_registered_otherwise_is_played_so(registered, name):
         Atari(id)
     trainer = make_trainer(id, make_model(4, (210, 160, 3)), num_envs=1)
     assert trainer.actor.clip_rewards
+    one_step = OneStepTrainer(id, make_model(1, (210, 160, 3)), workers=1)
+    assert one_step.workers[0].clip_rewards
+    one_step.close()
     if name == "time limit":
         assert trainer.evaluate(1, epsilon=1)["lengths"] == [50]
     trainer.close()

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.wrappers import TimeLimit
 
-from sota_dqn import DQNInference, DQNTrainer, Replay
+from sota_dqn import DQNInference, DQNTrainer, OneStepTrainer, Replay
 
 
 def network(*shape, outputs=2):
@@ -315,8 +315,15 @@ def test_preprocessing_of_a_checkpoint_is_asked_for(tmp_path, random):
     assert agent.evaluate(3, seed=1)["returns"] == trainer.evaluate(3, seed=1)["returns"]
 
 
-def test_environment_of_a_checkpoint_is_asked_for_where_it_is_needed(tmp_path):
-    trainer = DQNTrainer(Started, network(1), num_envs=2, replay=Replay(400))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DQNTrainer(Started, network(1), num_envs=2, replay=Replay(400)),
+        lambda: OneStepTrainer(Started, network(1), workers=1),
+    ],
+)
+def test_environment_of_a_checkpoint_is_asked_for_where_it_is_needed(make, tmp_path):
+    trainer = make()
     trainer.save(tmp_path)
     agent = DQNInference(tmp_path)
     assert agent.act(np.float32([0.5])) in (5, 6)
