@@ -1,13 +1,15 @@
 """From observations to actions: frame stacks, then the model and the policy in one compiled program."""
 
+import contextlib
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from sota_dqn import backend
 from sota_dqn.checks import one_per_sample
-from sota_dqn.models import is_recurrent, model_inputs, previous_inputs
+from sota_dqn.models import is_recurrent, model_inputs, noise_of, previous_inputs
 from sota_dqn.recurrent import Recurrent
 from sota_dqn.storage import merge_frames
 
@@ -20,7 +22,7 @@ class Choice:
     Args:
         model: A Keras model, `[B, *O]` to `[B, A]`.
         policy: A function `(values [B, A], uniform [B], step []) -> [B]` int32, or a `Selection` of such.
-        random: The `numpy.random.Generator` that draws the uniform numbers.
+        random: The `numpy.random.Generator` that draws the uniform numbers, and seeds for layers that draw.
         convolutions: Whether the model convolves.
         stacked: Whether observations come as `[B, k, *O]` stacks of frames.
         recurrent: The `Recurrent` of a recurrent model; None makes one, with which episodes begin at zero.
@@ -38,19 +40,12 @@ class Choice:
         self.after: list = []  # and after it
         self.held: Any = None  # where a policy holds: the last uniform numbers, `[B]`, and for how many steps they stay
         self._holds = np.array([getattr(part, "hold", 1) for part in getattr(policy, "parts", [policy])])
+        self._noise = noise_of(model)
+        variables = [*model.variables, *(self.recurrent.initial if self.recurrent else [])]
 
-        def choose(observations, uniform, step, which, begun, states, last):
-            if stacked:
-                observations = merge_frames(observations)
-            if self.previous:
-                observations = model_inputs(model, observations, action=last[0], reward=last[1], begun=begun)
-            before = after = []
-            if self.recurrent is None:
-                values = model(observations, training=False)
-            else:
-                before = self.recurrent.begin(states, begun)
-                values, after = self.recurrent.step(observations, before)
-            values = ops.cast(values, "float32")  # whatever it computes in
+        def choose(observations, uniform, step, which, begun, states, last, seeds):
+            with self._drawing(variables, seeds):
+                values, before, after = evaluate(observations, begun, states, last)
 
             def act(part):
                 actions = one_per_sample(part(values, uniform, step), values.shape[0], "policy", integer=True)
@@ -61,7 +56,19 @@ class Choice:
             actions = ops.stack([act(part) for part in policy.parts])
             return ops.take_along_axis(actions, which[None], axis=0)[0], values, before, after
 
-        variables = [*model.variables, *(self.recurrent.initial if self.recurrent else [])]
+        def evaluate(observations, begun, states, last):
+            if stacked:
+                observations = merge_frames(observations)
+            if self.previous:
+                observations = model_inputs(model, observations, action=last[0], reward=last[1], begun=begun)
+            before = after = []
+            if self.recurrent is None:
+                values = model(observations, training=False)
+            else:
+                before = self.recurrent.begin(states, begun)
+                values, after = self.recurrent.step(observations, before)
+            return ops.cast(values, "float32"), before, after  # whatever it computes in
+
         program = backend.Program(variables, [], backend.plan(convolutions=convolutions))
         self._choose = program.compile(choose)
 
@@ -96,9 +103,18 @@ class Choice:
             self.after = self.recurrent.zeros(size)
         last = self._last(size, rewards) if self.previous else ()
         told = begun if self.remembers else ()
-        made = self._choose(observations, uniform, np.float32(step), which, told, self.after, last)
+        seeds = [self.random.integers(2**31, size=tuple(x.shape)).astype(x.dtype) for x in self._noise]
+        made = self._choose(observations, uniform, np.float32(step), which, told, self.after, last, seeds)
         self.actions, self.values, self.before, self.after = made
         return self.actions
+
+    def _drawing(self, variables, seeds):
+        """A context in which layers draw from `seeds`, and not from what the learner draws from too: what is chosen,
+        in an evaluation say, changes nothing of the training."""
+        if not seeds:
+            return contextlib.nullcontext()
+        given = dict(zip(map(id, self._noise), seeds, strict=True))
+        return keras.StatelessScope([(variable, given.get(id(variable), variable.value)) for variable in variables])
 
     def _uniform(self, size, which):
         """Returns `[B]` random numbers in [0, 1), in each stream the last one as long as its policy holds it."""

@@ -9,9 +9,9 @@ import math
 import keras
 from keras import ops
 
-from sota_dqn.checks import check_count
+from sota_dqn.checks import check_count, check_number
 
-__all__ = ["Dueling"]
+__all__ = ["Dueling", "NoisyDense"]
 
 
 @keras.saving.register_keras_serializable(package="sota_dqn")
@@ -63,4 +63,58 @@ class Dueling(keras.layers.Layer):
             "num_actions": self.num_actions,
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
+        }
+
+
+@keras.saving.register_keras_serializable(package="sota_dqn")
+class NoisyDense(keras.layers.Layer):
+    """A dense layer whose noise explores: `y = (M + S * E) x + m + s * e`, `[..., F] -> [..., units]`.
+
+    NoisyNet with factorised noise, after Fortunato et al., 2018: `E = f(p) f(q)^T` and `e = f(q)` with
+    `f(x) = sign(x) sqrt(|x|)`, where p, of one number per input, and q, of one per unit, are drawn from a normal
+    distribution at every call, in training, acting and evaluation alike, once for the batch. How strong the noise is,
+    S and s, is learned. With it in the place of the last dense layers, `policy=policies.Greedy()` explores.
+
+    Args:
+        units: How many outputs, at least 1.
+        activation: Anything that `keras.layers.Dense` takes; None for a linear layer.
+        sigma: The noise at first, times sqrt(F), above 0. The default is the paper's.
+        **kwargs: Of `keras.layers.Layer`.
+    """
+
+    def __init__(self, units, activation=None, *, sigma=0.5, **kwargs):
+        check_count(1, units=units)
+        check_number(above=0, sigma=sigma)
+        super().__init__(**kwargs)
+        self.units = int(units)
+        self.activation = keras.activations.get(activation)
+        self.sigma = float(sigma)
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def build(self, input_shape):
+        features = input_shape[-1]
+        limit = 1 / math.sqrt(features)
+        start, spread = keras.initializers.RandomUniform(-limit, limit), keras.initializers.Constant(self.sigma * limit)
+        self.kernel = self.add_weight(shape=(features, self.units), initializer=start, name="kernel")
+        self.bias = self.add_weight(shape=(self.units,), initializer=start, name="bias")
+        self.kernel_sigma = self.add_weight(shape=(features, self.units), initializer=spread, name="kernel_sigma")
+        self.bias_sigma = self.add_weight(shape=(self.units,), initializer=spread, name="bias_sigma")
+
+    def call(self, inputs):
+        features = inputs.shape[-1]
+        normal = keras.random.normal((features + self.units,), dtype="float32", seed=self.seed_generator)
+        noise = ops.cast(ops.sign(normal) * ops.sqrt(ops.abs(normal)), self.compute_dtype)
+        before, after = noise[:features], noise[features:]
+        kernel = self.kernel + self.kernel_sigma * before[:, None] * after
+        return self.activation(ops.matmul(inputs, kernel) + self.bias + self.bias_sigma * after)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "sigma": self.sigma,
         }

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from sota_dqn import backend
-from sota_dqn.models import check_moving_average, has_convolutions, model_inputs, previous_inputs
+from sota_dqn.models import check_moving_average, has_convolutions, model_inputs, noise_of, previous_inputs
 
 __all__ = ["Learner"]
 
@@ -215,14 +215,20 @@ class Learner(abc.ABC):
     def judged(self, function):
         """Returns what `function()` gives where the target model's weights stand in for the model's.
 
-        It must read no other variables: what they hold would be taken for a constant.
+        It must read no other variables: what they hold would be taken for a constant. Layers that draw go on where they
+        were, so that the two models draw one after the other.
         """
         if self.target_update is None:
             return function()
+        noise = noise_of(self.model)
         targets = [variable.value for variable in self.target_variables]
+        mapping = [*zip(self.model_variables, targets, strict=True), *((seed, seed.value) for seed in noise)]
         # Not `model.stateless_call`, which skips what calling a model does: a `call` need not take `training`.
-        with keras.StatelessScope(list(zip(self.model_variables, targets, strict=True))):
-            return function()
+        with keras.StatelessScope(mapping) as scope:
+            found = function()
+        for seed in noise:
+            seed.assign(scope.get_current_value(seed))
+        return found
 
     def update_target(self, number):
         """Blends or copies the model into the target model after update `number`."""

@@ -21,6 +21,7 @@ __all__ = [
     "is_recurrent",
     "layers_of",
     "model_inputs",
+    "noise_of",
     "observation_shape",
     "previous_inputs",
     "takes_training",
@@ -156,6 +157,12 @@ def check_recurrent(model):
 def has_convolutions(model):
     """Returns whether any layer convolves: the one property of a model that decides how it is compiled."""
     return any("Conv" in kind.__name__ for layer in layers_of(model) for kind in type(layer).__mro__)
+
+
+def noise_of(model):
+    """Returns the variables from which layers draw, as `Dropout` and `NoisyDense` do: the states of their seeds."""
+    weights = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
 
 
 def differs_in_training(model):

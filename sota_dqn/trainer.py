@@ -209,6 +209,9 @@ class Trainer(TrainerBase):
         if self.actors is not None:
             due = min(due, self.updates_per_call)  # chunks may be waiting
         for _ in range(due // self.updates_per_call):
+            batches.end()  # what a callback hears at its end may stop training before the next
+            if self.model.stop_training:
+                break
             with self._clock("insert"):
                 self.actor.flush()
             number = self.epoch.calls

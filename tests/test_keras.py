@@ -8,6 +8,7 @@ import probes
 import pytest
 from keras import ops
 from learners import CAPACITY, linear_model, make_learner, one_row, random_rows
+from runs import fix_seeds
 
 from sota_dqn import DQNTrainer, Replay, callbacks, layers, losses, policies
 from sota_dqn.choice import Choice
@@ -76,6 +77,32 @@ def test_dropout_is_in_the_loss_alone():
     q = ops.convert_to_numpy(metrics["q"])
     assert set(q.tolist()) == {0.0, 1.0}  # a value of 0.5, dropped or doubled
     np.testing.assert_allclose(metrics["td_error"], Y - q, rtol=1e-6)
+
+
+def test_a_noisy_layer_is_drawn_anew_for_every_pass_of_both_models():
+    model = sequential(layers.NoisyDense(1))
+    learner = hand_learner(model, optimizer=keras.optimizers.SGD(0.0), updates_per_call=16, target_update=0.5)
+    metrics = learner.learn(0)
+    assert len(set(ops.convert_to_numpy(metrics["q"]))) == 16
+    passes = [learner.target_values, learner.values, learner.target_values, learner.target_values, learner.values]
+    assert len({float(values(np.ones((1, 1), "float32"))[0, 0]) for values in passes}) == 5
+
+
+def test_a_noisy_layer_explores_and_evaluations_do_not_disturb_it():
+    weights, seen = [], set()
+    for evaluated in (False, True):
+        fix_seeds()
+        model = sequential(dense(8), layers.NoisyDense(2), features=4)
+        trainer = DQNTrainer("CartPole-v1", model, num_envs=2, learning_starts=100, policy=policies.Greedy())
+        for _ in range(4):
+            trainer.train(steps=50, verbose=0)
+            if evaluated:
+                trainer.evaluate(2)
+        weights.append(model.get_weights())
+        seen |= {tuple(map(int, trainer.actor.choice(np.ones((2, 4), "float32"), 0))) for _ in range(20)}
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(seen) == 2  # both actions, and one noise for the batch
 
 
 def test_learning_rate_schedule_counts_updates():
@@ -434,6 +461,18 @@ def test_stop_training(trainer, hook):
     assert len(trainer.history["steps"]) == epochs + 1
     trainer.train(steps=2, verbose=0)  # it can go on
     assert trainer.steps % 2 == 0 and not trainer.model.stop_training
+
+
+def test_stop_training_counts_from_the_next_call_on_where_a_step_has_several():
+    class Stop(callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+
+    trainer = DQNTrainer("CartPole-v1", sequential(dense(), features=4), num_envs=16, updates_per_call=1)
+    trainer.train(steps=2_000, verbose=0, callbacks=[Stop()])
+    assert trainer.updates == 1
+    trainer.train(steps=16, verbose=0)  # what was due before these steps is made up for
+    assert trainer.updates == (trainer.steps - 16 - 1_000) // 2
 
 
 def test_backup_and_restore_is_refused(trainer, tmp_path):

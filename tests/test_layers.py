@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 from transforms import compiled, gradient
 
-from sota_dqn.layers import Dueling
+from sota_dqn.layers import Dueling, NoisyDense
 
 
 def plain(layer, weights, x):
@@ -120,3 +120,61 @@ def test_numbers_of_numpy_can_be_saved():
     assert [type(Dueling(np.int64(2), np.int32(3)).get_config()[name]) for name in ("num_actions", "units")] == [
         int
     ] * 2
+
+
+# NoisyDense
+
+
+def noisy(units=3, features=4, **arguments):
+    layer = NoisyDense(units, **arguments)
+    layer.build((None, features))
+    return layer
+
+
+def test_noise_is_as_in_the_formula(random):
+    layer = noisy(activation="relu")
+    x = random.normal(size=(6, 4)).astype("float32")
+    state = ops.copy(layer.seed_generator.state.value)
+    found = ops.convert_to_numpy(layer(x))
+    layer.seed_generator.state.assign(state)
+    drawn = ops.convert_to_numpy(keras.random.normal((7,), seed=layer.seed_generator))
+    p, q = np.split(np.sign(drawn) * np.sqrt(np.abs(drawn)), [4])
+    kernel, bias, kernel_sigma, bias_sigma = layer.get_weights()
+    expected = x @ (kernel + kernel_sigma * np.outer(p, q)) + bias + bias_sigma * q
+    np.testing.assert_allclose(found, np.maximum(expected, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_every_call_draws_and_one_noise_is_for_the_batch():
+    layer = noisy()
+    first, second = (ops.convert_to_numpy(layer(np.ones((5, 4), "float32"))) for _ in range(2))
+    assert not np.isclose(first, second).any()
+    np.testing.assert_allclose(first, first[:1].repeat(5, axis=0), rtol=1e-5)
+
+
+def test_noise_starts_as_in_the_paper():
+    kernel, bias, kernel_sigma, bias_sigma = noisy(units=200, features=25).get_weights()
+    for start in (kernel, bias):
+        assert np.abs(start).max() <= 0.2 and np.abs(start).mean() == pytest.approx(0.1, rel=0.15)
+    assert np.all(kernel_sigma == np.float32(0.1)) and np.all(bias_sigma == np.float32(0.1))  # 0.5 / sqrt(25)
+
+
+def test_a_noisy_model_is_saved_and_loaded(tmp_path):
+    model = keras.Sequential([keras.Input((None, 4)), NoisyDense(5, "relu"), NoisyDense(3, sigma=0.1, name="head")])
+    assert model.output_shape == (None, None, 3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [layer.get_config() for layer in loaded.layers] == [layer.get_config() for layer in model.layers]
+    for one, other in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"units": 0}, "Argument `units` must be at least 1. Received: units=0"),
+        ({"units": 2, "sigma": 0}, "Argument `sigma` must be finite and above 0. Received: sigma=0"),
+    ],
+)
+def test_bad_arguments_of_a_noisy_layer(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        NoisyDense(**arguments)

@@ -18,7 +18,19 @@ from gymnasium import spaces
 from keras import ops
 from runs import SaveAt, assert_same, fix_seeds, make, network, state_of
 
-from sota_dqn import DQNTrainer, Replay, callbacks, forkserver, losses, policies, returns, samplers, schedules, targets
+from sota_dqn import (
+    DQNTrainer,
+    Replay,
+    callbacks,
+    forkserver,
+    layers,
+    losses,
+    policies,
+    returns,
+    samplers,
+    schedules,
+    targets,
+)
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -32,7 +44,7 @@ def noisy_network():
             keras.layers.Dense(8, activation="relu", kernel_regularizer="l2"),
             keras.layers.Dropout(0.5),
             keras.layers.BatchNormalization(),
-            keras.layers.Dense(2),
+            layers.NoisyDense(2),
         ]
     )
     model.compile(optimizer=keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 200), 0.9), loss="mse")
