@@ -1,4 +1,8 @@
-"""The seeds of episodes, each made from what names its episode: no two share one, whatever order they are played in."""
+"""The seeds of episodes, each made from what names its episode: no two share one, whatever order they are played in.
+
+With one exception: to NumPy `[seed]` is `[seed, 0, 0]`, so an evaluation whose seed a user gives begins with the first
+episode of the run of that seed.
+"""
 
 import numpy as np
 

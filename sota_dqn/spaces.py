@@ -35,10 +35,12 @@ def check_spaces(observation_space, action_space):
     if not isinstance(action_space, spaces.Discrete):
         raise ValueError(
             f"Deep Q-learning needs a Discrete action space; {type(action_space).__name__} is not supported. "
+            "gymnasium.wrappers.TransformAction can number the actions that it is to choose from. "
             f"Received: action_space={action_space}"
         )
     if not is_supported(observation_space):
         raise ValueError(
             f"Observation spaces may be Box, MultiBinary or Discrete; {type(observation_space).__name__} is not "
-            f"supported. Received: observation_space={observation_space}"
+            "supported. gymnasium.wrappers.FlattenObservation makes a Box of the numbers in it. "
+            f"Received: observation_space={observation_space}"
         )

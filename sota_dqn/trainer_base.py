@@ -171,7 +171,7 @@ class TrainerBase(abc.ABC):
             self.evaluations += 1
         else:
             check_count(0, seed=seed)
-        # Streams count from 0: no episode of training shares these seeds.
+        # Streams count from 0: no episode of training shares the seeds of an evaluation's number.
         seeds = episode_seeds([self.seed, 2**32 - 1, self.evaluations] if seed is None else [seed], episodes)
         self._evaluated.random = np.random.default_rng(seeds)
         returns, lengths = play_episodes(

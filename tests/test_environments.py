@@ -41,7 +41,7 @@ BOX = spaces.Box(-1, 1, (3,))
 )
 def test_actions_are_discrete(space):
     name = type(space).__name__
-    message = rf"needs a Discrete action space; {name} is not supported. Received: action_space={re.escape(str(space))}"
+    message = rf"needs a Discrete action space; {name} is not.*TransformAction.*action_space={re.escape(str(space))}"
     with pytest.raises(ValueError, match=message):
         supported.check_spaces(BOX, space)
 
@@ -50,7 +50,7 @@ def test_actions_are_discrete(space):
     "space", [spaces.MultiDiscrete([2, 2]), spaces.Tuple([BOX]), spaces.Dict(a=BOX), spaces.Text(3)]
 )
 def test_observations_that_are_not_supported(space):
-    message = rf"Observation spaces may be Box, MultiBinary or Discrete; {type(space).__name__} is not supported. Rec"
+    message = rf"may be Box, MultiBinary or Discrete; {type(space).__name__} is not supported.*FlattenObservation.*Rec"
     with pytest.raises(ValueError, match=message):
         supported.check_spaces(space, spaces.Discrete(2))
 
