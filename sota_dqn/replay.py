@@ -4,6 +4,7 @@ observations that are too large for it."""
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from sota_dqn import backend
@@ -175,6 +176,26 @@ class Replay:
         else:
             valid = drawn * self.storage.read(complete).valid
         self.sampler.admit(complete, valid, None if isinstance(td_error, tuple) else td_error)
+
+    def withdraw(self, count, *, after, before):
+        """Keeps rows from being drawn whose windows are not complete, where those that let them in were shorter.
+
+        Args:
+            count: `[E]`, rows that each stream has produced.
+            after: Rows after a drawn one that its window read when the rows were written.
+            before: Rows before a drawn one, likewise.
+        """
+        places = []
+        for stream, number in enumerate(count):
+            overwritten = number - self.storage.rows_per_stream
+            for begin, end in (
+                (number - self.after, number - after),
+                (overwritten + before, overwritten + self.before),
+            ):
+                places.append(self.storage.places(stream, np.arange(max(begin, 0), end)))
+        rows = np.concatenate(places)
+        if len(rows):
+            self.sampler.retire(ops.convert_to_tensor(rows))
 
     def cut(self, rows):
         """Ends the episodes whose newest rows are `rows` (`[S]` int32) there, whatever is written after them."""

@@ -35,6 +35,7 @@ def save(trainer, path, *, replay):
         "episodes": trainer.episodes,
         **spaces_of(trainer.actor.environments, trainer.actor.preprocess),
         "replay": replay,
+        "reach": _reach(trainer),
         "clip_rewards": trainer.actor.clip_rewards,
         "huber_delta": huber_delta(trainer.model.loss),
         **settings(trainer),
@@ -127,6 +128,8 @@ def restore(trainer, found):
         found.check(name, variable)
     for name, variable in variables.items():
         found.assign(name, variable)
+    if config["replay"]:
+        trainer.replay.withdraw(state["actor"]["count"], **config.get("reach", _reach(trainer)))
     trainer.steps, trainer.episodes, trainer.learner.updates = config["steps"], config["episodes"], config["updates"]
     trainer.learner.settle()
     trainer.run = config["run"]
@@ -144,6 +147,11 @@ def restore(trainer, found):
         trainer.pace.origin = (max(trainer.steps + trainer.learning_starts, trainer.pace.origin[0]), trainer.updates)
     names = [name for name in config["arrays"] if name.startswith("actor_")]
     return trainer.actor.restore(state["actor"], {name: np.array(found.array(name)) for name in names})
+
+
+def _reach(trainer):
+    """Returns how many rows after and before a drawn one its window reads."""
+    return {"after": trainer.replay.after, "before": trainer.replay.before}
 
 
 def _pace(trainer):

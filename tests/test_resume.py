@@ -14,6 +14,7 @@ import keras
 import killed_run
 import numpy as np
 import pytest
+from environments import Counting
 from gymnasium import spaces
 from keras import ops
 from runs import SaveAt, assert_same, fix_seeds, make, network, state_of
@@ -413,6 +414,32 @@ def test_learning_may_start_later_than_in_the_checkpoint(learned):
     assert resumed.updates == before
     resumed.train(100, verbose=0)
     assert resumed.updates > before
+
+
+def test_longer_windows_than_in_the_checkpoint_are_complete(tmp_path):
+    """What was let in for windows of two rows, and one before them, is not drawn for longer ones before its time."""
+    settings = {"num_envs": 2, "learning_starts": 400}
+    trainer = make(env=Counting, model=network(2, 3), n_step=1, bounds=None, **settings)
+    trainer.train(300, verbose=0)
+    trainer.save(tmp_path)
+    longer = {"n_step": 5, "bounds": returns.Bounds(2, upper=True)}
+    resumed = DQNTrainer.load(tmp_path, env=Counting, **longer)
+    expected = make(env=Counting, model=network(2, 3), **settings, **longer)
+    expected.train(300, verbose=0)
+    expected.actor.flush()
+    for _ in range(3):
+        drawn = [drawable(one) for one in (trainer, resumed, expected)]
+        np.testing.assert_array_equal(drawn[1], drawn[2])
+        assert drawn[1].sum() < drawn[0].sum()
+        for one in (resumed, expected):
+            one.train(2, verbose=0)
+            one.actor.flush()
+
+
+def drawable(trainer):
+    """Returns which rows may be drawn, `[rows]` bool."""
+    leaves = ops.convert_to_numpy(trainer.replay.sampler.tree.levels[0].value).ravel()
+    return leaves[: trainer.replay.storage.bin] > 0
 
 
 def test_a_replay_with_another_sampler(learned):
