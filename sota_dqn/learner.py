@@ -18,6 +18,7 @@ from sota_dqn.models import check_moving_average, has_convolutions, model_inputs
 __all__ = ["Learner"]
 
 AVERAGE_EVERY = 8  # updates between two additions to the average: each reads and writes all weights
+LEAST_SHARE = 2.0**-16  # of new weights in the average: float32 loses what is added in smaller portions
 
 
 class Learner(abc.ABC):
@@ -68,7 +69,8 @@ class Learner(abc.ABC):
         self.trainable_variables = [*model.trainable_variables, *initial]
         self.target_variables = []
         if target_update is not None:
-            self.target_variables = [_copy(variable, "target") for variable in self.model_variables]
+            # Not in half precision, which loses the small part of the model that is blended in.
+            self.target_variables = [_copy(variable, "target", least="float32") for variable in self.model_variables]
         floating = [variable for variable in self.model_variables if keras.backend.is_float_dtype(variable.dtype)]
         self._averaged = [] if average is None else floating
         self.average_variables = [_copy(variable, "average", least="float32") for variable in self._averaged]
@@ -100,7 +102,7 @@ class Learner(abc.ABC):
         Args:
             uniform: `[B]` random numbers in [0, 1) for the sampler.
             step: `[]` float32, environment steps so far.
-            number: `[]` int32, counts this update, from 1.
+            number: `[]` int32, counts this update, from 1, and anew after every copy of the target model.
 
         Returns:
             A dict of `metrics`.
@@ -128,7 +130,7 @@ class Learner(abc.ABC):
 
         The average goes on as well: after t updates new weights count for `1 / (average * t)`, the ones before them for
         the rest, which to the first order is the power function of Karras et al., 2024, of the exponent
-        `1 / average - 1`. Updates are taken 8 at a time, or K.
+        `1 / average - 1`. Updates are taken 8 at a time, or K, or so many that float32 sees what they add.
 
         Args:
             step: Environment steps so far.
@@ -138,10 +140,14 @@ class Learner(abc.ABC):
         """
         times = self.updates_per_call
         uniform = self.random.random((times, self.batch_size), dtype="float32")
-        numbers = np.arange(self.updates + 1, self.updates + times + 1, dtype="int32")
-        due = self.updates // AVERAGE_EVERY < (self.updates + times) // AVERAGE_EVERY
+        period = self.target_update if self.target_update is not None and self.target_update >= 1 else 2**31 - 1
+        numbers = (np.arange(self.updates, self.updates + times) % period + 1).astype("int32")
+        every = AVERAGE_EVERY
+        if self._averaged:
+            every = max(every, round(LEAST_SHARE * self.average * self.updates))
+        due = self.updates // every < (self.updates + times) // every
         self.updates += times
-        part = min(1.0, max(times, AVERAGE_EVERY) / (self.average * self.updates)) if self._averaged else 0.0
+        part = min(1.0, max(times, every) / (self.average * self.updates)) if self._averaged and due else 0.0
         part = np.asarray(part, "float32")
         learned = self._learn(uniform, np.full(times, step, "float32"), numbers, part)
         if self._in_turn and due and self._averaged:
@@ -221,7 +227,8 @@ class Learner(abc.ABC):
         if self.target_update is None:
             return function()
         noise = noise_of(self.model)
-        targets = [variable.value for variable in self.target_variables]
+        pairs = zip(self.target_variables, self.model_variables, strict=True)
+        targets = [ops.cast(target.value, variable.dtype) for target, variable in pairs]
         mapping = [*zip(self.model_variables, targets, strict=True), *((seed, seed.value) for seed in noise)]
         # Not `model.stateless_call`, which skips what calling a model does: a `call` need not take `training`.
         with keras.StatelessScope(mapping) as scope:
@@ -239,8 +246,8 @@ class Learner(abc.ABC):
             part = ops.cast(ops.equal(number % part, 0), "float32")
         for variable, target in zip(self.model_variables, self.target_variables, strict=True):
             if keras.backend.is_float_dtype(variable.dtype):
-                share = ops.cast(part, variable.dtype)
-                target.assign(share * variable.value + (1.0 - share) * target.value)  # exact where it is 0 or 1
+                share, value = (ops.cast(x, target.dtype) for x in (part, variable.value))
+                target.assign(share * value + (1.0 - share) * target.value)  # exact where the share is 0 or 1
 
     def _give_back(self):
         """Puts what is trained into the model, if it is not there already."""
@@ -292,8 +299,10 @@ def _holds(variable, value):
     return variable.value is value or np.array_equal(*map(ops.convert_to_numpy, (variable.value, value)))
 
 
-def _copy(variable, role, *, least=None):
-    """Returns a variable of the same value that no optimizer sees, of a float type not narrower than `least`."""
-    dtype = keras.backend.result_type(variable.dtype, least) if least else variable.dtype
+def _copy(variable, role, *, least):
+    """Returns a variable of the same value that no optimizer sees; one of floats is not narrower than `least`."""
+    dtype = variable.dtype
+    if keras.backend.is_float_dtype(dtype):
+        dtype = keras.backend.result_type(dtype, least)
     value = ops.copy(ops.cast(variable.value, dtype))
     return keras.Variable(value, dtype=dtype, trainable=False, autocast=False, name=f"{role}_{variable.name}")

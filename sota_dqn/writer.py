@@ -4,6 +4,7 @@ import numpy as np
 
 __all__ = ["Writer"]
 
+LARGEST_COUNT = 2**30  # of a stream's rows, on the device, where they are counted in 32 bits
 RETURNS_BLOCK = 1024  # returns to go are written in pieces of one size, so that they compile once
 
 
@@ -35,7 +36,10 @@ class Writer:
             td_error: `[M]` float32, for first priorities: that of the rows whose windows these complete, NaN where it
                 is not known; or nothing.
         """
-        self.learner.add(self.storage.places(streams, times), steps, count.astype("int32"), list(states), td_error)
+        size = self.storage.rows_per_stream
+        # Of a stream that has long been full only the place of its newest row counts.
+        count = np.where(count < LARGEST_COUNT, count, LARGEST_COUNT // size * size + count % size).astype("int32")
+        self.learner.add(self.storage.places(streams, times), steps, count, list(states), td_error)
 
     def write_returns(self, stream, times, returns, count):
         """Stores the returns to go of a stream's rows, but for those that later ones have overwritten meanwhile.

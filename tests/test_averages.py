@@ -81,6 +81,20 @@ def test_its_span_is_a_share_of_the_updates(updates_per_call):
     np.testing.assert_allclose(model.get_weights()[0], 1_600 * 20 / 21, rtol=0.012)
 
 
+@pytest.mark.parametrize("updates_per_call", [1, 8, 1000])
+def test_what_is_added_stays_large_enough_for_float32(updates_per_call):
+    """After 10^9 updates 8 of them weigh 1.6e-7 in the average, as little as the last digit: more are added at once."""
+    settings = {"optimizer": keras.optimizers.SGD(0.0), "average": 0.05, "updates_per_call": updates_per_call}
+    learner = make_learner(linear_model([[0.0, 0.0]]), Replay(8), observation=(1,), rows=one_row(), **settings)
+    learner.updates, added = 10**9, []
+    learner._learn = lambda uniform, step, numbers, part: added.append(float(part)) if updates_per_call >= 8 else None
+    learner._add_to_average = lambda part: added.append(float(part))
+    for _ in range(100_000 // updates_per_call):
+        learner.learn(0)
+    assert min(part for part in added if part) >= 0.99 * 2**-16
+    assert sum(added) == pytest.approx(100_000 / (0.05 * 1e9), rel=0.02)
+
+
 def test_weights_of_half_precision_are_averaged_in_single_precision():
     layers = [keras.layers.Dense(8, activation="tanh", dtype="bfloat16"), keras.layers.Dense(2, dtype="bfloat16")]
     model = keras.Sequential([keras.Input((4,)), *layers])

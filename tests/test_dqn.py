@@ -239,11 +239,11 @@ def test_rescaled_update_agrees_with_the_oracle(bounds):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"target": targets.mellowmax(5)},
+        {"target": targets.maximum},
         {"target": targets.double, "rescaling": Rescaling()},
         {"rescaling": Rescaling(), "bounds": Bounds(3, upper=True, return_to_go=True), "penalty": HE[0]},
     ],
-    ids=["mellowmax", "rescaled double", "rescaled bounds"],
+    ids=["maximum", "rescaled double", "rescaled bounds"],
 )
 def test_actions_of_minus_infinity_are_as_if_they_were_not_there(settings):
     """Updates are those of a model that gives them a very low value instead."""
@@ -315,6 +315,36 @@ def test_target_model_is_copied_at_multiples_of_the_interval_and_only_there():
         if number % 3 == 0:
             copied.append(now)
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(learner.target_variables[0]), copied[-1])
+
+
+def test_a_target_model_of_half_precision_follows_by_small_parts():
+    """A hundredth of a difference is less than bfloat16 can add to a weight."""
+    layer = keras.layers.Dense(2, use_bias=False, dtype="bfloat16")
+    model = keras.Sequential([keras.Input((3,)), layer])
+    learner = make_learner(model, Replay(CAPACITY), rows=random_rows(np.random.default_rng(0)), target_update=0.01)
+    model.set_weights([np.ones((3, 2), "float32")])
+    learner.target_variables[0].assign(np.zeros((3, 2)))
+    for _ in range(100):
+        learner.update_target(1)
+    found = keras.ops.convert_to_numpy(learner.target_variables[0])
+    np.testing.assert_allclose(found, 1 - 0.99**100, rtol=1e-4)
+    judged = keras.ops.convert_to_numpy(learner.target_values(np.ones((1, 3), "float32")))
+    np.testing.assert_allclose(judged, 3 * (1 - 0.99**100), rtol=1e-2)
+
+
+@pytest.mark.parametrize("target_update", [0.5, 300])
+def test_updates_are_counted_beyond_32_bits(target_update):
+    rows = random_rows(np.random.default_rng(0))
+    model = linear_model(np.ones((3, 2)))
+    learner = make_learner(model, Replay(CAPACITY), rows=rows, optimizer=keras.optimizers.SGD(0.1), target_update=0.5)
+    learner.target_update = target_update
+    learner.updates = 300 * 2**33 - UPDATES
+    before = keras.ops.convert_to_numpy(learner.target_variables[0])
+    learner.learn(0)
+    assert learner.updates == 300 * 2**33  # at which the target model is copied
+    after = keras.ops.convert_to_numpy(learner.target_variables[0])
+    assert (after != before).any()
+    assert target_update < 1 or np.array_equal(after, model.get_weights()[0])
 
 
 def test_without_a_target_model_there_is_no_second_copy():
