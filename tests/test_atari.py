@@ -198,7 +198,7 @@ def test_a_game_that_is_registered_otherwise_is_played_so(registered, name):
         Atari(id)
     trainer = make_trainer(id, make_model(4, (210, 160, 3)), num_envs=1)
     assert trainer.actor.clip_rewards
-    one_step = OneStepTrainer(id, make_model(1, (210, 160, 3)), workers=1)
+    one_step = OneStepTrainer(id, make_model(4, (210, 160, 3)), workers=1)
     assert one_step.workers[0].clip_rewards
     one_step.close()
     if name == "time limit":
