@@ -94,9 +94,11 @@ class NoisyDense(keras.layers.Layer):
     def build(self, input_shape):
         features = input_shape[-1]
         limit = 1 / math.sqrt(features)
-        start, spread = keras.initializers.RandomUniform(-limit, limit), keras.initializers.Constant(self.sigma * limit)
+        # One for each: an initializer that is called again draws the same numbers again.
+        start, start_bias = (keras.initializers.RandomUniform(-limit, limit) for _ in range(2))
+        spread = keras.initializers.Constant(self.sigma * limit)
         self.kernel = self.add_weight(shape=(features, self.units), initializer=start, name="kernel")
-        self.bias = self.add_weight(shape=(self.units,), initializer=start, name="bias")
+        self.bias = self.add_weight(shape=(self.units,), initializer=start_bias, name="bias")
         self.kernel_sigma = self.add_weight(shape=(features, self.units), initializer=spread, name="kernel_sigma")
         self.bias_sigma = self.add_weight(shape=(self.units,), initializer=spread, name="bias_sigma")
 

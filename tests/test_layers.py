@@ -155,6 +155,7 @@ def test_noise_starts_as_in_the_paper():
     kernel, bias, kernel_sigma, bias_sigma = noisy(units=200, features=25).get_weights()
     for start in (kernel, bias):
         assert np.abs(start).max() <= 0.2 and np.abs(start).mean() == pytest.approx(0.1, rel=0.15)
+    assert not np.isclose(kernel[0], bias).all()  # drawn independently
     assert np.all(kernel_sigma == np.float32(0.1)) and np.all(bias_sigma == np.float32(0.1))  # 0.5 / sqrt(25)
 
 
